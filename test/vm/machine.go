@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccid/goccid/test/vm/hotplug"
+)
+
+// What bounds one step of the machine. The whole run is bounded by the flag -timeout.
+const (
+	bootDeadline    = 90 * time.Second // takes 5 s on an idle machine
+	monitorDeadline = 10 * time.Second
+)
+
+// errNotBooted says that the guest didn't come up, which happens now and then under emulation.
+var errNotBooted = fmt.Errorf("the guest hasn't come up within %s", bootDeadline)
+
+// The lines by which init.sh tells how far it is.
+const (
+	bootedLine = "goccid-vm: booted"
+	exitLine   = "goccid-vm: exit "
+)
+
+// boot runs a shell script in the guest, as root in the module's folder, and returns its exit status. What the guest
+// prints goes to console. A guest that doesn't come up gets a second chance.
+func (l *lab) boot(ctx context.Context, script string, console io.Writer) (int, error) {
+	script = "cd " + quote(l.repository) + "\nexport GOCCID_VM=1\n" + script + "\n"
+	if err := os.WriteFile(filepath.Join(l.share, "script"), []byte(script), 0o644); err != nil {
+		return 0, err
+	}
+	status, err := l.bootOnce(ctx, console)
+	if errors.Is(err, errNotBooted) && ctx.Err() == nil {
+		note("%v; trying once more", err)
+		status, err = l.bootOnce(ctx, console)
+	}
+	return status, err
+}
+
+// bootOnce starts QEMU, serves what the guest asks for, and returns when QEMU has ended.
+func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	monitor, err := listen(filepath.Join(l.dir, "monitor"))
+	if err != nil {
+		return 0, err
+	}
+	defer monitor.Close()
+	port, err := listen(filepath.Join(l.dir, "port"))
+	if err != nil {
+		return 0, err
+	}
+	defer port.Close()
+
+	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", l.qemuArgs()...)
+	qemu.Stderr = os.Stderr
+	serial, err := qemu.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := qemu.Start(); err != nil {
+		return 0, err
+	}
+
+	served := make(chan error, 1)
+	go func() { served <- l.serve(monitor, port) }()
+
+	watchdog := time.AfterFunc(bootDeadline, func() { cancel(errNotBooted) })
+	status, followErr := follow(serial, console, func() { watchdog.Stop() })
+	waitErr := qemu.Wait()
+
+	monitor.Close()
+	port.Close()
+	serveErr := <-served
+	switch {
+	case context.Cause(ctx) != nil:
+		return 0, context.Cause(ctx)
+	case waitErr != nil:
+		return 0, fmt.Errorf("QEMU: %w", waitErr)
+	case followErr != nil:
+		return 0, followErr
+	}
+	return status, serveErr
+}
+
+// listen makes a socket to which QEMU connects: there is no moment at which it isn't there yet.
+func listen(path string) (*net.UnixListener, error) {
+	return net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+}
+
+func (l *lab) qemuArgs() []string {
+	return []string{
+		"-M", "q35", "-cpu", "max", "-smp", "2", "-m", "2048", "-accel", "tcg,thread=multi",
+		"-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
+		"-kernel", filepath.Join(l.tree, "boot", "vmlinuz-"+l.kernel), "-initrd", l.initramfs(),
+		"-append", "console=ttyS0 quiet panic=-1",
+
+		"-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
+		"-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
+		"-fsdev", "local,id=tree,path=" + l.tree + ",security_model=none,readonly=on,multidevs=remap",
+		"-device", "virtio-9p-pci,fsdev=tree,mount_tag=tree",
+		"-fsdev", "local,id=share,path=" + l.share + ",security_model=none,multidevs=remap",
+		"-device", "virtio-9p-pci,fsdev=share,mount_tag=share",
+
+		"-chardev", "socket,id=monitor,path=" + filepath.Join(l.dir, "monitor"), "-mon", "chardev=monitor,mode=control",
+		"-chardev", "socket,id=port,path=" + filepath.Join(l.dir, "port"),
+		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + hotplug.PortName,
+
+		"-device", "qemu-xhci,id=xhci",
+		"-device", properties(readerDevice(1)), "-device", properties(l.cardDevice()),
+	}
+}
+
+// property is one of a device's; their order matters to the command line, where the driver comes first.
+type property struct{ name, value string }
+
+// readerDevice is QEMU's CCID reader, in a port of the root hub.
+func readerDevice(port int) []property {
+	return []property{{"driver", "usb-ccid"}, {"id", "reader"}, {"bus", "xhci.0"}, {"port", strconv.Itoa(port)}}
+}
+
+// cardDevice is the emulated CAC card in that reader.
+func (l *lab) cardDevice() []property {
+	return []property{
+		{"driver", "ccid-card-emulated"}, {"id", "card"}, {"bus", "reader.0"},
+		{"backend", "certificates"}, {"db", "sql:" + l.cardDir()},
+		{"cert1", certificates[0]}, {"cert2", certificates[1]}, {"cert3", certificates[2]},
+	}
+}
+
+// properties returns a device's properties in the form of a command line.
+func properties(device []property) string {
+	text := device[0].value
+	for _, p := range device[1:] {
+		text += "," + p.name + "=" + p.value
+	}
+	return text
+}
+
+// follow reads the guest's console: it calls booted when the guest is up, copies what the script prints to out, and
+// returns the script's exit status. What the guest prints before is worth reading only if it doesn't come up.
+func follow(serial io.Reader, out io.Writer, booted func()) (status int, err error) {
+	lines := bufio.NewScanner(serial)
+	lines.Buffer(nil, 1<<20)
+
+	var before []string
+	up := false
+	for lines.Scan() {
+		text := strings.TrimRight(lines.Text(), "\r")
+		switch {
+		case text == bootedLine:
+			up = true
+			booted()
+		case !up:
+			before = append(before, text)
+		case strings.HasPrefix(text, exitLine):
+			_, err := io.Copy(io.Discard, serial)
+			if err != nil {
+				return 0, err
+			}
+			return strconv.Atoi(strings.TrimPrefix(text, exitLine))
+		default:
+			fmt.Fprintln(out, text)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return 0, err
+	}
+	if !up {
+		return 0, fmt.Errorf("%w; its console says:\n%s", errNotBooted, strings.Join(before, "\n"))
+	}
+	return 0, errors.New("the guest ended before its script did")
+}
+
+// serve plugs and unplugs the reader as the guest asks for it, until QEMU or the listeners end.
+func (l *lab) serve(monitor, port *net.UnixListener) error {
+	monitorConn, err := monitor.Accept()
+	if err != nil {
+		return nil // QEMU ended before it connected, and says itself why
+	}
+	defer monitorConn.Close()
+	portConn, err := port.Accept()
+	if err != nil {
+		return nil
+	}
+	defer portConn.Close()
+
+	qmp, err := newQMP(monitorConn)
+	if err != nil {
+		return err
+	}
+	return hotplug.Serve(portConn, func(request hotplug.Request) error { return l.act(qmp, request) })
+}
+
+// act carries out one request of the guest.
+func (l *lab) act(monitor *qmp, request hotplug.Request) error {
+	switch request.Action {
+	case hotplug.Unplug:
+		return monitor.deviceDel("reader")
+	case hotplug.Plug:
+		if err := monitor.deviceAdd(readerDevice(request.Port)); err != nil {
+			return err
+		}
+		return monitor.deviceAdd(l.cardDevice())
+	case hotplug.Remove:
+		return monitor.deviceDel("card")
+	case hotplug.Insert:
+		return monitor.deviceAdd(l.cardDevice())
+	}
+	return fmt.Errorf("unknown action %q", request.Action)
+}
+
+// qmp speaks QEMU's machine protocol over the monitor socket.
+type qmp struct {
+	conn    net.Conn
+	replies *json.Decoder
+}
+
+// newQMP reads QEMU's greeting and leaves the mode in which only capabilities can be negotiated.
+func newQMP(conn net.Conn) (*qmp, error) {
+	q := &qmp{conn: conn, replies: json.NewDecoder(conn)}
+	if _, err := q.next(); err != nil {
+		return nil, err
+	}
+	return q, q.execute("qmp_capabilities", nil, "")
+}
+
+func (q *qmp) deviceAdd(device []property) error {
+	arguments := map[string]string{}
+	for _, p := range device {
+		arguments[p.name] = p.value
+	}
+	return q.execute("device_add", arguments, "")
+}
+
+func (q *qmp) deviceDel(id string) error {
+	return q.execute("device_del", map[string]string{"id": id}, id)
+}
+
+// message is whatever QEMU sends: greeting, reply or event.
+type message struct {
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
+		Desc string `json:"desc"`
+	} `json:"error"`
+	Event string `json:"event"`
+	Data  struct {
+		Device string `json:"device"`
+	} `json:"data"`
+}
+
+func (q *qmp) next() (message, error) {
+	var m message
+	if err := q.conn.SetReadDeadline(time.Now().Add(monitorDeadline)); err != nil {
+		return m, err
+	}
+	if err := q.replies.Decode(&m); err != nil {
+		return m, fmt.Errorf("QEMU's monitor: %w", err)
+	}
+	return m, nil
+}
+
+// execute runs one command and waits for its reply, and for the event that the device deleted is gone, if one is named.
+func (q *qmp) execute(command string, arguments map[string]string, deleted string) error {
+	request := map[string]any{"execute": command}
+	if arguments != nil {
+		request["arguments"] = arguments
+	}
+	if err := json.NewEncoder(q.conn).Encode(request); err != nil {
+		return fmt.Errorf("QEMU's monitor: %w", err)
+	}
+
+	replied, gone := false, deleted == ""
+	for !replied || !gone {
+		m, err := q.next()
+		if err != nil {
+			return err
+		}
+		if m.Error != nil {
+			return fmt.Errorf("QEMU: %s: %s", command, m.Error.Desc)
+		}
+		replied = replied || m.Return != nil
+		gone = gone || m.Event == "DEVICE_DELETED" && m.Data.Device == deleted
+	}
+	return nil
+}

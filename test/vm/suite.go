@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// suiteTimeout bounds one package's tests in the guest; Go's own test timeout comes a little earlier, and prints where
+// the tests hang.
+const suiteTimeout = 4 * time.Minute
+
+// suite is one package's tests.
+type suite struct {
+	pkg    string // as the go command takes it: ./usbtransport/usbfs
+	tags   string // build tags; cgo is off without
+	probes bool   // needs ccid-probe
+}
+
+// suites are the packages that have tests for the guest.
+func suites() []suite {
+	return []suite{
+		{pkg: "./usbtransport/usbfs"},
+		{pkg: "./usbtransport/libusb", tags: "libusb"},
+		{pkg: "./test/vm/guest"},
+	}
+}
+
+// name is the suite's in file names and in the summary.
+func (s suite) name() string { return strings.ReplaceAll(strings.TrimPrefix(s.pkg, "./"), "/", "-") }
+
+// selectSuites returns the suites of the named packages, or all.
+func selectSuites(packages []string) ([]suite, error) {
+	if len(packages) == 0 {
+		return suites(), nil
+	}
+	var selected []suite
+	for _, pkg := range packages {
+		pkg = "./" + path.Clean(pkg)
+		i := slices.IndexFunc(suites(), func(s suite) bool { return s.pkg == pkg })
+		if i < 0 {
+			return nil, fmt.Errorf("%s has no tests for the VM, or suite.go doesn't list it", pkg)
+		}
+		selected = append(selected, suites()[i])
+	}
+	return selected, nil
+}
+
+// build compiles the suites into the share and returns the script that runs them in the guest.
+func (l *lab) build(ctx context.Context, selected []suite, opts options) (script string, err error) {
+	var lines []string
+	if slices.ContainsFunc(selected, func(s suite) bool { return s.probes }) {
+		if err := l.goTool(ctx, "", "build", "-o", filepath.Join(l.share, "ccid-probe"), "./cmd/ccid-probe"); err != nil {
+			return "", err
+		}
+		if err := l.goTool(ctx, "libusb", "build", "-o", filepath.Join(l.share, "ccid-probe-libusb"), "./cmd/ccid-probe"); err != nil {
+			return "", err
+		}
+		lines = append(lines, "export GOCCID_PROBE=/run/vm/ccid-probe GOCCID_PROBE_LIBUSB=/run/vm/ccid-probe-libusb")
+	}
+	for _, s := range selected {
+		args := []string{"test", "-c", "-o", filepath.Join(l.share, s.name()+".test")}
+		if opts.race {
+			args = append(args, "-race")
+		}
+		if err := l.goTool(ctx, s.tags, append(args, s.pkg)...); err != nil {
+			return "", err
+		}
+		lines = append(lines,
+			"echo '== "+s.pkg+"'",
+			fmt.Sprintf("(cd %s && timeout --signal=KILL %d /run/vm/%s.test -test.v -test.timeout %s -test.run %s) 2>&1 | tee /run/vm/%s.out",
+				quote(filepath.Join(l.repository, s.pkg)), int(suiteTimeout.Seconds())+20, s.name(), suiteTimeout, quote(opts.run), s.name()),
+			"echo ${PIPESTATUS[0]} >/run/vm/"+s.name()+".status",
+		)
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+// goTool runs the go command in the module's folder. Without build tags, cgo is off, as in the project's own builds.
+func (l *lab) goTool(ctx context.Context, tags string, args ...string) error {
+	note("go %s", strings.Join(args, " "))
+	cmd := exec.CommandContext(ctx, "go", slices.Insert(slices.Clone(args), 1, "-tags="+tags)...)
+	cmd.Dir = l.repository
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cgo := "0"
+	if tags != "" || slices.Contains(args, "-race") {
+		cgo = "1"
+	}
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", cmd, err)
+	}
+	return nil
+}
+
+// quote makes one word of the shell of any text.
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// tally is what became of one suite's tests. Tests that consist of subtests count as those.
+type tally struct {
+	passed          int
+	failed, skipped []string
+}
+
+// resultLine matches what `go test -v` prints when a test has ended.
+var resultLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+) \(`)
+
+// count reads what a test binary printed, and its exit status.
+func count(printed string, status int) tally {
+	results := map[string]string{}
+	for line := range strings.Lines(printed) {
+		if match := resultLine.FindStringSubmatch(line); match != nil {
+			results[match[2]] = match[1]
+		}
+	}
+
+	var t tally
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		below := func(result string) bool {
+			for other, r := range results {
+				if strings.HasPrefix(other, name+"/") && (result == "" || r == result) {
+					return true
+				}
+			}
+			return false
+		}
+		switch {
+		case results[name] == "FAIL" && !below("FAIL"):
+			t.failed = append(t.failed, name)
+		case below(""):
+		case results[name] == "PASS":
+			t.passed++
+		case results[name] == "SKIP":
+			t.skipped = append(t.skipped, name)
+		}
+	}
+	if status != 0 && len(t.failed) == 0 {
+		t.failed = append(t.failed, fmt.Sprintf("the test program ended with status %d", status))
+	}
+	if t.passed == 0 && len(t.failed) == 0 {
+		t.failed = append(t.failed, "no test ran")
+	}
+	return t
+}
+
+// summarize prints what became of each suite, and returns the exit code. The last line is "N passed, N failed".
+func (l *lab) summarize(selected []suite, out io.Writer) (int, error) {
+	passed, failed := 0, 0
+	fmt.Fprintln(out, "\n== summary")
+	for _, s := range selected {
+		t, err := l.tally(s)
+		if err != nil {
+			return 0, err
+		}
+		passed += t.passed
+		failed += len(t.failed)
+		fmt.Fprintf(out, "%-24s %4d passed %4d failed %4d skipped\n", s.pkg, t.passed, len(t.failed), len(t.skipped))
+		for _, name := range t.failed {
+			fmt.Fprintf(out, "    failed:  %s\n", name)
+		}
+		for _, name := range t.skipped {
+			fmt.Fprintf(out, "    skipped: %s\n", name)
+		}
+	}
+	fmt.Fprintf(out, "%d passed, %d failed\n", passed, failed)
+	if failed > 0 {
+		return exitFailed, nil
+	}
+	return exitPassed, nil
+}
+
+func (l *lab) tally(s suite) (tally, error) {
+	printed, err := os.ReadFile(filepath.Join(l.share, s.name()+".out"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return tally{}, err
+	}
+	text, err := os.ReadFile(filepath.Join(l.share, s.name()+".status"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return tally{}, err
+	}
+	status, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		status = -1 // the guest didn't come to write it
+	}
+	return count(string(printed), status), nil
+}
