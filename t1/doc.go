@@ -1,0 +1,50 @@
+// Package t1 implements the interface-device side of the block protocol T=1,
+// ISO/IEC 7816-3:2006 §11.
+//
+// The Engine is sans-I/O: it owns no clock, no goroutine and no connection. A
+// caller hands it a command, sends the block of each Step to the card, and
+// reports what came back with Receive, NoAnswer or BadParity until a Step is
+// Done or an error ends the exchange:
+//
+//	step, err := engine.Transmit(command)
+//	for err == nil && !step.Done {
+//		block, ioErr := exchange(step.Send, step.WTX) // waits at most WTX × BWT
+//		switch {
+//		case errors.Is(ioErr, errMute):
+//			step, err = engine.NoAnswer()
+//		case errors.Is(ioErr, errParity):
+//			step, err = engine.BadParity()
+//		default:
+//			step, err = engine.Receive(block)
+//		}
+//	}
+//
+// The waiting times BWT, CWT and BGT as durations belong to package atr; the
+// engine only tells by which factor the wait after one block is extended.
+//
+// # States
+//
+//	        Transmit, Delegate                 last block acknowledged
+//	idle ───────────────────────▶ sending ───────────────────────────▶ receiving
+//	 ▲ │                             │  S(ABORT request) of the card      │  │
+//	 │ │ NegotiateIFSD               ├───────────────▶ aborting ◀─────────┘  │
+//	 │ └──────────▶ requesting ◀─────┴── Abort of the caller ────────────────┤
+//	 │                  │                                                    │
+//	 ├── answer ────────┴──────────────── last I-block: Done ────────────────┤
+//	 │                                                                       │
+//	 │                   3 repeats of one block in vain (from any state)     │
+//	 └── ErrInterrupted ──────────── resynching ◀────────────────────────────┘
+//	                                     │ 3 S(RESYNCH request) in vain
+//	                                     ▼
+//	                        dead: ErrNeedReset until Reset
+//
+// # What a resynchronisation means
+//
+// S(RESYNCH) brings both sequence numbers and both information field sizes back
+// to their initial values, but neither side learns how far the other one came.
+// The engine therefore never resumes a command, and never restarts one by
+// itself either: a card may act on the blocks of a chain as they arrive, so even
+// a command whose last block was never sent may have had an effect. The exchange
+// ends with ErrInterrupted, and Error.Delivered says how much of the command the
+// card may have seen, so that the caller can decide.
+package t1
