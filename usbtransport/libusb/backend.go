@@ -20,7 +20,9 @@ func New(options Options) (*Backend, error) { return &Backend{options: options},
 func (b *Backend) Name() string { return "libusb" }
 
 // Devices implements usbtransport.Backend.
-func (b *Backend) Devices(context.Context) ([]usbtransport.DeviceInfo, error) { return nil, todo("devices") }
+func (b *Backend) Devices(context.Context) ([]usbtransport.DeviceInfo, error) {
+	return nil, todo("devices")
+}
 
 // Watch implements usbtransport.Backend.
 func (b *Backend) Watch(context.Context) (usbtransport.Watcher, error) { return nil, todo("watch") }
