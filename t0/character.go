@@ -36,17 +36,14 @@ const (
 	characterSW2
 )
 
-// Character exchanges one TPDU at a time as characters (ISO/IEC 7816-3:2006 §10.3):
+// Character exchanges one TPDU at a time as characters (ISO/IEC 7816-3:2006 §10.3). After the header it waits for a
+// procedure byte:
 //
-//	          header
-//	            │
-//	            ▼          NULL, acknowledgement of incoming data
-//	┌─────► procedure ◄──────────┐
-//	│        byte │ ─────────────┘
-//	│         │   └──── SW1 ────► SW2 ────► done
-//	│ all     │ INS: all that is left
-//	│ read    ▼ INS xor FF: one byte
-//	└─────── data from the card
+//	NULL (60)        wait for another procedure byte
+//	INS              move all data that are left, then wait for another procedure byte
+//	INS xor FF       move one byte of data, then wait for another procedure byte
+//	61..6F, 90..9F   SW1: wait for SW2, then end
+//	other            error
 //
 // The forms INS xor 01 and INS xor FE, which once switched a programming voltage, are gone from the standard and are
 // errors.

@@ -22,15 +22,19 @@ const (
 	phaseFetch          // GET RESPONSE
 )
 
-// mapper makes TPDUs of APDUs (ISO/IEC 7816-3:2006 §12.2). The way of one exchange:
+// mapper makes TPDUs of APDUs (ISO/IEC 7816-3:2006 §12.2). What it does with the card's status:
 //
-//	data > 255 ──► ENVELOPE, ENVELOPE … ──┐
-//	case 3, 4 ───► header and data ───────┴──► case 4: 61xx, 9000, warning ──► GET RESPONSE ◄─┐
-//	case 1, 2 ───► header ◄─┐                     │                             │  6Cxx, 61xx  │
-//	                 │ 6Cxx └ P3=xx               │                             ├──────────────┘
-//	                 ├─ 61xx ─────────────────────┼──────────────► GET RESPONSE │
-//	                 ▼                            ▼                             ▼
-//	               status                       status                     data, status
+//	TPDU under way            9000        61xx       6Cxx        62xx 63xx 9xxx   other
+//	case 1, header            end         end        end         end              end
+//	case 2, P3=Ne             end         fetch      P3=xx       end              end
+//	case 3, with data         end         end        end         end              end
+//	case 4, with data         try fetch   fetch      end         try fetch        end
+//	ENVELOPE, more to come    next one    error      end         error            end
+//	ENVELOPE, the last        as case 3 or 4
+//	GET RESPONSE              end         fetch      P3=xx       end              end
+//
+// "fetch" sends GET RESPONSE while data are missing, "P3=xx" repeats the TPDU once with the length that the card named.
+// Where the card had announced no data, "try fetch", the command's own status may win in the end: see fetched.
 type mapper struct {
 	classGetResponse byte
 	classEnvelope    byte
