@@ -22,7 +22,8 @@ const (
 	// S(ABORT request) and empty I-blocks that promise another one.
 	maxStalls = 16
 
-	reservedNAD = 0x88 // bits 8 and 4: formerly VPP control, now 0
+	noPCB       PCB = 0xFF // no block has it
+	reservedNAD     = 0x88 // bits 8 and 4: formerly VPP control, now 0
 )
 
 // Config holds what the engine has to know before the first block.
@@ -88,12 +89,13 @@ const (
 // Engine is the interface-device side of one T=1 session. Its zero value is not
 // usable, see New. It must not be used by two goroutines at a time.
 type Engine struct {
-	cfg   Config // as at power-up
-	ifsc  int    // largest information field the card takes
-	ifsd  int    // largest information field the card may send
-	ns    byte   // N(S) of the I-block under way, or of the next one
-	nr    byte   // N(S) expected from the card, N(R) of our R-blocks
-	phase phase
+	cfg    Config // as at power-up
+	ifsc   int    // largest information field the card takes
+	ifsd   int    // largest information field the card may send
+	ns     byte   // N(S) of the I-block under way, or of the next one
+	nr     byte   // N(S) expected from the card, N(R) of our R-blocks
+	resume byte   // N(S) of the next command if phase aborting ends well
+	phase  phase
 
 	command   []byte // what Transmit was given, nil for Delegate
 	offset    int    // where in command the I-block under way begins
@@ -103,16 +105,24 @@ type Engine struct {
 	abort     bool // the caller wants the chain aborted
 
 	response []byte
-	request  Block   // the S(… request) in phase requesting
-	value    [1]byte // information field of S-blocks sent
-	last     PCB     // PCB of the block sent last
-	tx       [maxBlock]byte
 
-	repeats int // of the block under way, in succession
-	resynch int // S(RESYNCH request) blocks sent
-	wtx     int // S(WTX request) blocks since the last progress
-	stalls  int // other blocks without progress
-	cause   error
+	// The I-block accepted last, to tell its repetition from another block with
+	// the same number; accepted is noPCB while there is none.
+	accepted    PCB
+	acceptedLen int
+	acceptedINF [maxINF]byte
+
+	request Block   // the S(… request) in phase requesting
+	value   [1]byte // information field of S-blocks sent
+	last    PCB     // PCB of the block sent last
+	tx      [maxBlock]byte
+
+	repeats   int  // of the block under way, in succession
+	resynch   int  // S(RESYNCH request) blocks sent
+	uncertain bool // a block was lost or repeated since the two sides were synchronised
+	wtx       int  // S(WTX request) blocks since the last progress
+	stalls    int  // other blocks without progress
+	cause     error
 }
 
 // New returns an engine for a card that has just been reset. It fails with
@@ -144,6 +154,8 @@ func (e *Engine) Reset(c Config) error {
 // S(RESYNCH response).
 func (e *Engine) initialise() {
 	e.ns, e.nr = 0, 0
+	e.accepted = noPCB
+	e.uncertain = false
 	e.ifsc, e.ifsd = e.cfg.IFSC, e.cfg.IFSD
 }
 
@@ -319,16 +331,28 @@ func (e *Engine) accept(b Block) (Step, error) {
 
 // acceptInformation takes a part of the answer. The first part acknowledges the
 // last block of the command (rule 2.1). An I-block before the command is complete
-// acknowledges nothing (rule 2.2), and one with the number of the block before it
-// is that block, repeated because the card missed our acknowledgement.
+// acknowledges nothing (rule 2.2).
+//
+// A wrong N(S) is right for one block: the one accepted last, repeated because
+// the card missed our acknowledgement; it is invalid (rules 7.1, 7.2). With any
+// other block it means that the two sides no longer count alike. An R-block would
+// then acknowledge by its number what it is meant to refuse, and the next part of
+// a chain would pass for its first, so only a resynchronisation is left (rule 6).
 func (e *Engine) acceptInformation(b Block) (Step, error) {
 	switch {
 	case e.phase == sending && !e.chaining(), e.phase == receiving:
+	case e.phase == aborting:
+		// The card has I-blocks under way after all: their numbers are not known.
+		return e.giveUp(ErrAborted), nil
 	default:
 		return e.fault(ErrUnexpected)
 	}
 	if b.PCB.NS() != e.nr {
-		return e.fault(ErrSequence)
+		if e.repetition(b) {
+			return e.fault(ErrSequence)
+		}
+
+		return e.giveUp(ErrSequence), nil
 	}
 	// Rule 4: the card must respect the size we announced.
 	if len(b.INF) > e.ifsd {
@@ -343,6 +367,8 @@ func (e *Engine) acceptInformation(b Block) (Step, error) {
 	}
 	e.nr ^= 1
 	e.repeats = 0
+	e.accepted = b.PCB
+	e.acceptedLen = copy(e.acceptedINF[:], b.INF)
 	e.response = append(e.response, b.INF...)
 	if !b.PCB.More() {
 		e.finish()
@@ -361,14 +387,20 @@ func (e *Engine) acceptInformation(b Block) (Step, error) {
 	return e.sendReceiveReady(RNoError), nil // rule 5: the next block, please
 }
 
+func (e *Engine) repetition(b Block) bool {
+	return b.PCB == e.accepted && string(b.INF) == string(e.acceptedINF[:e.acceptedLen])
+}
+
 // acceptReceiveReady takes an acknowledgement. What N(R) says counts, whatever
 // the error code: the card names the I-block it expects.
 func (e *Engine) acceptReceiveReady(b Block) (Step, error) {
 	switch e.phase {
 	case aborting:
-		// Rule 9: the card hands back the right to send. Only it knows whether the
-		// block it refused counts as received, and tells by N(R).
-		e.ns = b.PCB.NR()
+		// Rule 9: the card hands back the right to send.
+		if e.uncertain || b.PCB.NR() != e.resume {
+			return e.giveUp(ErrAborted), nil
+		}
+		e.ns = e.resume
 		e.finish()
 
 		return Step{}, e.failure(ErrAborted)
@@ -406,6 +438,7 @@ func (e *Engine) repeatChunk() (Step, error) {
 		return e.giveUp(ErrUnknownContent), nil
 	}
 	e.repeats++
+	e.uncertain = true
 	if e.repeats > maxRepeats {
 		return e.giveUp(ErrSequence), nil
 	}
@@ -457,12 +490,21 @@ func (e *Engine) acceptRequest(b Block) (Step, error) {
 }
 
 // acceptAbort takes the end of a chain, of which nothing is kept (rule 9).
+//
+// An abortion leaves the count of I-blocks to good faith: nobody can tell whether
+// the card counts one that it sent, or we sent, and that got lost, nor whether the
+// R-block that ends the abortion is a late repetition. So it goes by rule 9 while
+// nothing has been lost or repeated, else by a resynchronisation (rule 6).
 func (e *Engine) acceptAbort(b Block) (Step, error) {
 	if e.phase == requesting {
 		return e.fault(ErrUnexpected)
 	}
-	if e.stalled() {
-		return e.giveUp(ErrStalled), nil
+	if e.uncertain || e.phase == aborting {
+		return e.giveUp(ErrAborted), nil
+	}
+	e.resume = e.ns
+	if e.phase == sending {
+		e.resume ^= 1 // the request stands in for an acknowledgement
 	}
 	e.phase = aborting
 	e.response = e.response[:0]
@@ -493,6 +535,7 @@ func (e *Engine) fault(cause error) (Step, error) {
 		return e.sendResynch()
 	}
 	e.repeats++
+	e.uncertain = true
 	if e.repeats > maxRepeats {
 		return e.giveUp(cause), nil // rule 7.4.2
 	}
@@ -529,7 +572,7 @@ func (e *Engine) sendResynch() (Step, error) {
 	return e.send(Block{PCB: ResynchRequest}), nil
 }
 
-// finish ends the exchange. The copy of the last block is wiped, because it may
+// finish ends the exchange. The copy of the last block sent is wiped, because it may
 // hold a PIN and the engine lives as long as the session.
 func (e *Engine) finish() {
 	e.phase = idle

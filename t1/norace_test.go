@@ -1,0 +1,5 @@
+//go:build !race
+
+package t1
+
+const raceEnabled = false
