@@ -272,12 +272,22 @@ func class(sw1 byte) string {
 		return "execution error, memory changed"
 	case 0x66:
 		return "execution error, security issue"
+	case 0x67:
+		return "wrong length"
 	case 0x68:
 		return "function in CLA not supported"
 	case 0x69:
 		return "command not allowed"
 	case 0x6A:
 		return "wrong parameters"
+	case 0x6B:
+		return "wrong P1 P2"
+	case 0x6D:
+		return "instruction not supported or invalid"
+	case 0x6E:
+		return "class not supported"
+	case 0x6F:
+		return "error, no precise diagnosis"
 	}
 	return ""
 }

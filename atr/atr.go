@@ -214,8 +214,8 @@ func (a *ATR) parseTCK(rest []byte) {
 		k.Computed ^= v
 	}
 	k.Expected = slices.ContainsFunc(a.Protocols, func(t uint8) bool { return t != 0 })
-	// A T=0-only card that adds a TCK nevertheless is told from surplus bytes by the value being right.
-	k.Present = len(rest) > 0 && (k.Expected || len(rest) == 1 && rest[0] == k.Computed)
+	// A T=0-only card should send none. Exactly one byte too many is taken for a TCK nevertheless, more are not.
+	k.Present = len(rest) == 1 || len(rest) > 1 && k.Expected
 	k.Correct = !k.Expected
 	if k.Present {
 		k.Value = rest[0]

@@ -110,7 +110,7 @@ func (r ReaderLimits) candidate(fd byte) (c Candidate, ok bool) {
 	}
 	c = Candidate{FD: fd, Fi: fi, Di: di, ClockHz: r.DefaultClockHz, Bps: Bps(fi, di, r.DefaultClockHz)}
 	for _, clock := range []int{r.DefaultClockHz, r.MaxClockHz} {
-		if clock < r.DefaultClockHz || clock > fmaxHz || !r.supports(Bps(fi, di, clock)) {
+		if r.DefaultClockHz <= 0 || clock < r.DefaultClockHz || clock > fmaxHz || !r.supports(Bps(fi, di, clock)) {
 			continue
 		}
 		c.ClockHz, c.Bps, c.Supported = clock, Bps(fi, di, clock), true
