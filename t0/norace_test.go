@@ -1,0 +1,5 @@
+//go:build !race
+
+package t0
+
+const raceEnabled = false
