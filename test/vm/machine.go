@@ -134,9 +134,14 @@ func readerDevice(port int) []property {
 // cardDevice is the emulated CAC card in that reader.
 func (l *lab) cardDevice() []property {
 	return []property{
-		{"driver", "ccid-card-emulated"}, {"id", "card"}, {"bus", "reader.0"},
-		{"backend", "certificates"}, {"db", "sql:" + l.cardDir()},
-		{"cert1", certificates[0]}, {"cert2", certificates[1]}, {"cert3", certificates[2]},
+		{"driver", "ccid-card-emulated"},
+		{"id", "card"},
+		{"bus", "reader.0"},
+		{"backend", "certificates"},
+		{"db", "sql:" + l.cardDir()},
+		{"cert1", certificates[0]},
+		{"cert2", certificates[1]},
+		{"cert3", certificates[2]},
 	}
 }
 

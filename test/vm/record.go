@@ -2,7 +2,41 @@ package main
 
 import (
 	"context"
-	"errors"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
 )
 
-func (l *lab) record(_ context.Context) (int, error) { return 0, errors.New("not yet") }
+//go:embed record.sh
+var recordScript string
+
+// record has the guest record the stock driver's traffic, and puts the recordings into testdata/traces.
+func (l *lab) record(ctx context.Context) (int, error) {
+	if status, err := l.boot(ctx, recordScript, os.Stdout); err != nil || status != 0 {
+		return status, err
+	}
+	recordings, err := filepath.Glob(filepath.Join(l.share, "traces", "*.pcapng"))
+	if err != nil {
+		return 0, err
+	}
+	if len(recordings) == 0 {
+		return 0, fmt.Errorf("the guest has recorded nothing")
+	}
+	traces := filepath.Join(l.repository, "testdata", "traces")
+	if err := os.MkdirAll(traces, 0o755); err != nil {
+		return 0, err
+	}
+	for _, recording := range recordings {
+		content, err := os.ReadFile(recording)
+		if err != nil {
+			return 0, err
+		}
+		file := filepath.Join(traces, filepath.Base(recording))
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			return 0, err
+		}
+		note("wrote %s, %d bytes", file, len(content))
+	}
+	return exitPassed, nil
+}
