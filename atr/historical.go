@@ -173,7 +173,7 @@ func (s CardService) SelectByPartialName() bool { return s&0x40 != 0 }
 func (s CardService) ObjectsInDIR() bool { return s&0x20 != 0 }
 func (s CardService) ObjectsInATR() bool { return s&0x10 != 0 }
 
-// Access returns the command that reads EF.DIR and EF.ATR, "reserved" for a value without meaning.
+// Access returns the command that reads EF.DIR and EF.ATR, "a reserved command" for a value without meaning.
 func (s CardService) Access() string {
 	switch s >> 1 & 7 {
 	case 0b100:
@@ -183,7 +183,7 @@ func (s CardService) Access() string {
 	case 0b010:
 		return "GET DATA"
 	}
-	return "reserved"
+	return "a reserved command"
 }
 
 // HasMF reports whether the card has a master file.

@@ -98,7 +98,7 @@ func compareDecode(t *testing.T, a *atr.ATR, f []string) {
 	assert.Equal(t, strings.TrimPrefix(f[3], "-"), after, "historical bytes")
 
 	t1 := a.T1()
-	assert.Equal(t, number(t, f[5], 32), t1.IFSC, "IFSC")
+	assert.Equal(t, min(number(t, f[5], 32), 254), t1.IFSC, "IFSC (255 is reserved)")
 	assert.Equal(t, number(t, f[6], 4), int(t1.BWI), "BWI")
 	assert.Equal(t, number(t, f[7], 13), int(t1.CWI), "CWI")
 	assert.Equal(t, number(t, f[8], 0), int(a.GuardTime()), "N")
