@@ -1,0 +1,307 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/goccid/goccid/usbtransport"
+)
+
+// EventKind says what happened to a reader.
+type EventKind uint8
+
+// The kinds of an Event.
+const (
+	// ReaderArrived: a reader was found and opened.
+	ReaderArrived EventKind = iota + 1
+	// ReaderRemoved: a reader is gone; it is closed.
+	ReaderRemoved
+	// ReaderUnusable: a reader was found, but can't be opened, at least for now. It is reported once for each reason.
+	ReaderUnusable
+)
+
+// String returns "arrived", "removed" or "unusable".
+func (k EventKind) String() string {
+	switch k {
+	case ReaderArrived:
+		return "arrived"
+	case ReaderRemoved:
+		return "removed"
+	case ReaderUnusable:
+		return "unusable"
+	}
+	return "unknown"
+}
+
+// Event is one change of the readers that a Monitor knows.
+type Event struct {
+	Kind EventKind
+	// Reader is the reader that arrived or was removed, nil for ReaderUnusable.
+	Reader *Reader
+	// Function is the reader's interface.
+	Function Function
+	// Err is why the reader is unusable.
+	Err error
+}
+
+// Monitor keeps every reader of a backend open: it opens those that are there and those that arrive, tries again where
+// one is not accessible yet or busy, and closes those that are removed. A reader's Number is the lowest that no other
+// reader of the Monitor has.
+type Monitor struct {
+	backend usbtransport.Backend
+	options Options
+	log     logrus.FieldLogger
+	watcher usbtransport.Watcher
+
+	// life ends when the Monitor is closed.
+	life       context.Context
+	end        context.CancelFunc
+	background sync.WaitGroup
+
+	mu       sync.Mutex
+	numbers  map[int]bool        // in use
+	readers  []*Reader           // open, in the order of arrival
+	queue    []Event             // not yet taken by Next
+	queued   chan struct{}       // has a token while queue may not be empty
+	attached map[string]*arrival // by device key
+}
+
+// arrival is one plugged-in device.
+type arrival struct {
+	device *Device
+	retry  chan struct{} // has a token when another try may succeed
+}
+
+// NewMonitor starts to watch the backend. ctx bounds the start only. options are those of each reader; its Number is not
+// used.
+func NewMonitor(ctx context.Context, backend usbtransport.Backend, options Options) (*Monitor, error) {
+	watcher, err := backend.Watch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	life, end := context.WithCancel(context.Background())
+	m := &Monitor{
+		backend: backend, options: options, log: options.Logger, watcher: watcher, life: life, end: end,
+		numbers: map[int]bool{}, queued: make(chan struct{}, 1), attached: map[string]*arrival{},
+	}
+	if m.log == nil {
+		m.log = discard()
+	}
+	m.background.Go(m.run)
+	return m, nil
+}
+
+// Next waits for the next event. Events of a reader that came and went before anybody asked are left out. Errors are
+// those of usbtransport: ErrCancelled, ErrTimedOut, and ErrClosed after Close.
+func (m *Monitor) Next(ctx context.Context) (Event, error) {
+	for {
+		if e, ok := m.take(); ok {
+			return e, nil
+		}
+		select {
+		case <-m.queued:
+		case <-ctx.Done():
+			return Event{}, &usbtransport.Error{Op: "watch", Kind: usbtransport.ContextKind(ctx)}
+		case <-m.life.Done():
+			return Event{}, &usbtransport.Error{Op: "watch", Kind: usbtransport.ErrClosed}
+		}
+	}
+}
+
+// Readers returns the readers that are open now, in the order of their arrival.
+func (m *Monitor) Readers() []*Reader {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.readers)
+}
+
+// Close ends the watch, closes all readers and waits for that. It may be called at any time, repeatedly.
+func (m *Monitor) Close() error {
+	m.end()
+	err := m.watcher.Close()
+	m.background.Wait()
+	return err
+}
+
+func (m *Monitor) take() (Event, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.queue) == 0 {
+		return Event{}, false
+	}
+	e := m.queue[0]
+	m.queue = slices.Delete(m.queue, 0, 1)
+	return e, true
+}
+
+// publish queues an event. A removal takes back what its reader's device still has in the queue, so the queue never
+// holds more than the readers that are, and those that were when it was last read.
+func (m *Monitor) publish(e Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.Kind == ReaderRemoved {
+		before := len(m.queue)
+		m.queue = slices.DeleteFunc(m.queue, func(q Event) bool { return q.Reader == e.Reader })
+		if len(m.queue) < before {
+			return
+		}
+	}
+	m.queue = append(m.queue, e)
+	select {
+	case m.queued <- struct{}{}:
+	default:
+	}
+}
+
+// run follows the watcher. What takes time is done for each device apart.
+func (m *Monitor) run() {
+	for {
+		e, err := m.watcher.Next(m.life)
+		if err != nil {
+			if m.life.Err() == nil {
+				m.log.Debugf("watching devices ended: %v", err)
+			}
+			return
+		}
+		switch e.Kind {
+		case usbtransport.Arrived:
+			m.arrived(e.Device)
+		case usbtransport.Removed:
+			m.left(e.Device.Key)
+		case usbtransport.Changed:
+			m.changed(e.Device.Key)
+		}
+	}
+}
+
+func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
+	m.left(info.Key)
+	a := &arrival{device: NewDevice(m.backend, info), retry: make(chan struct{}, 1)}
+	m.mu.Lock()
+	m.attached[info.Key] = a
+	m.mu.Unlock()
+	functions, err := a.device.Functions()
+	if err != nil {
+		m.log.Debugf("device %v: %v", info, err)
+	}
+	for _, f := range functions {
+		m.background.Go(func() { m.serve(a, f) })
+	}
+}
+
+func (m *Monitor) left(key string) {
+	m.mu.Lock()
+	a := m.attached[key]
+	delete(m.attached, key)
+	m.mu.Unlock()
+	if a != nil {
+		a.device.SetRemoved()
+	}
+}
+
+func (m *Monitor) changed(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a := m.attached[key]; a != nil {
+		select {
+		case a.retry <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// serve opens one reader, holds it until it is removed, and closes it.
+func (m *Monitor) serve(a *arrival, f Function) {
+	number := m.takeNumber()
+	defer m.giveNumber(number)
+	r := m.open(a, f, number)
+	if r == nil {
+		return
+	}
+	m.mu.Lock()
+	m.readers = append(m.readers, r)
+	m.mu.Unlock()
+	m.publish(Event{Kind: ReaderArrived, Reader: r, Function: f})
+	select {
+	case <-r.Done():
+	case <-m.life.Done():
+	}
+	m.mu.Lock()
+	m.readers = slices.DeleteFunc(m.readers, func(other *Reader) bool { return other == r })
+	m.mu.Unlock()
+	if m.life.Err() == nil {
+		m.publish(Event{Kind: ReaderRemoved, Reader: r, Function: f})
+	}
+	if err := r.Close(); err != nil {
+		m.log.Debugf("closing reader: %v", err)
+	}
+}
+
+// Pauses between tries to open a reader that is not accessible or busy, unless the backend reports a change before.
+const (
+	leastRetry = 100 * time.Millisecond
+	mostRetry  = 5 * time.Second
+)
+
+// open opens a reader, trying again as long as that can help. It returns nil when the reader is not to be had.
+func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
+	options := m.options
+	options.Number = number
+	reported := ""
+	for wait := leastRetry; ; wait = min(2*wait, mostRetry) {
+		r, err := a.device.Open(m.life, f.Interface.Number, options)
+		if err == nil {
+			return r
+		}
+		if a.device.Removed() || m.life.Err() != nil {
+			return nil
+		}
+		if reason := err.Error(); reason != reported {
+			reported = reason
+			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
+		}
+		if errors.Is(err, ErrNotAReader) {
+			return nil
+		}
+		if !m.await(a, wait) {
+			return nil
+		}
+	}
+}
+
+// await waits until another try may help, and reports whether there is still somebody to try.
+func (m *Monitor) await(a *arrival, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-a.retry:
+	case <-a.device.Done():
+		return false
+	case <-m.life.Done():
+		return false
+	}
+	return true
+}
+
+func (m *Monitor) takeNumber() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for m.numbers[n] {
+		n++
+	}
+	m.numbers[n] = true
+	return n
+}
+
+func (m *Monitor) giveNumber(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.numbers, n)
+}

@@ -1,0 +1,349 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/goccid/goccid/atr"
+	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/t0"
+	"github.com/goccid/goccid/t1"
+)
+
+// Parameters are what reader and card work with.
+type Parameters struct {
+	// T is the protocol, 0 or 1.
+	T uint8
+	// FD codes Fi and Di as TA1 does (ISO/IEC 7816-3:2006 §8.3).
+	FD byte
+	// PPS: the host exchanged PPS with the card.
+	PPS bool
+	// Refused is why the reader's own parameters are in use instead of ours, nil where it took ours or sets them by
+	// itself. The card works with its defaults then.
+	Refused error
+	// IFSC and IFSD are the T=1 information field sizes in bytes, 0 where the reader runs T=1.
+	IFSC, IFSD int
+}
+
+// setup is one way to set up a card's protocol.
+type setup struct {
+	fd  byte
+	pps *atr.PPS // what to send, nil for no PPS
+	set bool     // send SetParameters
+}
+
+// Connect powers the card on and sets the first protocol that it offers and the reader can speak, with APDUs mapped for
+// T=0. It returns the answer to reset.
+func (s *Slot) Connect(ctx context.Context) ([]byte, error) {
+	raw, err := s.PowerOn(ctx, ColdReset)
+	if err != nil {
+		return nil, err
+	}
+	return raw, s.SetProtocol(ctx, s.preferredProtocol(raw), t0.MapAPDU)
+}
+
+// preferredProtocol returns the protocol that Connect sets: 0 where there is none, so that SetProtocol says why.
+func (s *Slot) preferredProtocol(raw []byte) uint8 {
+	a, err := atr.Parse(raw)
+	if err != nil {
+		return 0
+	}
+	if a.Specific != nil {
+		return a.Specific.T
+	}
+	for _, t := range a.Protocols {
+		if t <= 1 && s.readerSpeaks(t) {
+			return t
+		}
+	}
+	return a.FirstProtocol()
+}
+
+// readerSpeaks reports whether dwProtocols has T=t; a reader that claims neither T=0 nor T=1 is not believed.
+func (s *Slot) readerSpeaks(t uint8) bool {
+	class := s.reader.function.Class
+	return class.SupportsProtocol(t) || class.DwProtocols&3 == 0
+}
+
+// SetProtocol makes the card ready for Transmit with T=0 or T=1: PPS and PC_to_RDR_SetParameters as far as the reader
+// does not do them by itself, from the fastest parameters that reader and card have in common down to the default ones,
+// with a cold reset before each new try, and the negotiation of the T=1 information field size. mapping says whether
+// commands for T=0 are APDUs or TPDUs; it counts for readers at TPDU and character level only.
+//
+// With a protocol set already, the same one again only changes the mapping; another one costs a cold reset. Errors, in
+// an *Error: ErrNotPowered, ErrBadATR, ErrProtocol, ErrParameters with the reason for each try, and those of PowerOn.
+func (s *Slot) SetProtocol(ctx context.Context, t uint8, mapping t0.Mapping) error {
+	return s.do(ctx, "set protocol", func(ctx context.Context) error { return s.setProtocol(ctx, t, mapping) })
+}
+
+// Parameters returns what was set by SetProtocol, and false while no protocol is set.
+func (s *Slot) Parameters() (Parameters, bool) {
+	var p Parameters
+	set := false
+	_ = s.do(context.Background(), "parameters", func(context.Context) error {
+		p, set = s.parameters, s.transmitter != nil && s.State().Powered
+		return nil
+	})
+	return p, set
+}
+
+func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping t0.Mapping) error {
+	if err := s.checkProtocol(t); err != nil {
+		return err
+	}
+	if s.transmitter != nil && s.parameters.T == t {
+		if t == 1 {
+			return nil
+		}
+		transmitter, err := s.newTransmitterT0(mapping)
+		if err == nil {
+			s.transmitter = transmitter
+		}
+		return err
+	}
+	var reasons []error
+	for _, try := range s.setups(t) {
+		if s.used {
+			if err := s.powerOn(ctx, ColdReset); err != nil {
+				return err
+			}
+			if err := s.checkProtocol(t); err != nil {
+				return err
+			}
+		}
+		s.used = true
+		err := s.establish(ctx, t, mapping, try)
+		if err == nil {
+			s.parameters.Refused = errors.Join(s.parameters.Refused, notSet(try, reasons))
+			s.reader.log.Debugf("slot %d: parameters %+v", s.index, s.parameters)
+			return nil
+		}
+		s.transmitter = nil
+		if isFinal(ctx, s.reader, err) {
+			return err
+		}
+		s.reader.log.Debugf("slot %d: T=%d with Fi/Di %02X: %v", s.index, t, try.fd, err)
+		reasons = append(reasons, fmt.Errorf("Fi/Di %02X: %w", try.fd, err))
+	}
+	return fmt.Errorf("%w: %w", ErrParameters, errors.Join(reasons...))
+}
+
+// notSet returns why a protocol that was set up without SetParameters was.
+func notSet(try setup, reasons []error) error {
+	if try.set || len(reasons) == 0 {
+		return nil
+	}
+	return errors.Join(reasons...)
+}
+
+// checkProtocol tells why T=t can't be used with this card and reader.
+func (s *Slot) checkProtocol(t uint8) error {
+	switch {
+	case !s.State().Powered:
+		return ErrNotPowered
+	case s.atr == nil:
+		return fmt.Errorf("%w: % X", ErrBadATR, s.raw)
+	case t > 1:
+		return fmt.Errorf("%w: T=%d", ErrProtocol, t)
+	case !s.readerSpeaks(t):
+		return fmt.Errorf("%w: reader does not speak T=%d", ErrProtocol, t)
+	case s.atr.Specific != nil && s.atr.Specific.T != t:
+		return fmt.Errorf("%w: card is in specific mode with T=%d", ErrProtocol, s.atr.Specific.T)
+	case s.atr.Specific == nil && !s.atr.Offers(t):
+		return fmt.Errorf("%w: card does not offer T=%d", ErrProtocol, t)
+	}
+	return nil
+}
+
+// setups returns the ways to set up T=t, in the order in which to try them (CCID 1.1 §5.1, dwFeatures).
+func (s *Slot) setups(t uint8) []setup {
+	features := s.reader.function.Class.DwFeatures
+	if features&ccid.FeatureAutoParameters != 0 {
+		return []setup{{fd: s.atr.TA1()}}
+	}
+	autoPPS := features&ccid.FeatureAutoPPS != 0
+	apduLevel := features.ExchangeLevel() >= ccid.LevelShortAPDU
+	candidates := s.atr.Candidates(t, s.readerLimits())
+	if apduLevel && !autoPPS && s.atr.Specific == nil {
+		// Whatever the host sends is an APDU to such a reader, so there is no way to make a PPS.
+		candidates = candidates[len(candidates)-1:]
+	}
+	var list []setup
+	for _, c := range candidates {
+		try := setup{fd: c.FD, set: true}
+		if pps, needed := s.atr.PPSRequest(c); needed && !autoPPS && !apduLevel {
+			try.pps = &pps
+		}
+		list = append(list, try)
+	}
+	if t == s.atr.FirstProtocol() {
+		// The reader may be fit for the card as it is after the reset, even where it takes no parameters.
+		list = append(list, setup{fd: atr.DefaultFD})
+	}
+	return list
+}
+
+// readerLimits returns what the reader announces of its speeds.
+func (s *Slot) readerLimits() atr.ReaderLimits {
+	class := s.reader.function.Class
+	limits := atr.ReaderLimits{
+		DefaultClockHz: s.reader.deadlines.clockHz, DataRatesBps: s.reader.dataRates,
+		MaxDataRateBps: int(min(class.DwMaxDataRate, math.MaxInt32)),
+	}
+	if class.DwFeatures&ccid.FeatureAutoClock != 0 {
+		limits.MaxClockHz = plausibleClock(class.DwMaximumClock)
+	}
+	return limits
+}
+
+// establish sets up T=t in one way. The card has just been reset.
+func (s *Slot) establish(ctx context.Context, t uint8, mapping t0.Mapping, try setup) error {
+	p := Parameters{T: t, FD: try.fd}
+	if try.pps != nil {
+		selected, err := s.exchangePPS(ctx, *try.pps)
+		if err != nil {
+			return err
+		}
+		p.FD, p.PPS = selected.FD, true
+	}
+	if try.set {
+		refused, err := s.setParameters(ctx, t, p.FD)
+		if err != nil {
+			return err
+		}
+		p.Refused = refused
+	}
+	s.parameters = p
+	if t == 1 {
+		return s.startT1(ctx)
+	}
+	var err error
+	s.transmitter, err = s.newTransmitterT0(mapping)
+	return err
+}
+
+// exchangePPS sends a PPS request and checks the answer (ISO/IEC 7816-3:2006 §9).
+func (s *Slot) exchangePPS(ctx context.Context, pps atr.PPS) (atr.Selection, error) {
+	answer, err := s.sendPPS(ctx, pps.Bytes())
+	if err != nil {
+		return atr.Selection{}, fmt.Errorf("PPS: %w", err)
+	}
+	response, err := atr.ParsePPS(answer)
+	if err != nil {
+		return atr.Selection{}, err
+	}
+	return pps.Accept(response)
+}
+
+// sendPPS returns the card's answer to a PPS request. At character level PPS0 tells how much there is to read.
+func (s *Slot) sendPPS(ctx context.Context, request []byte) ([]byte, error) {
+	wait := s.waitingTimes().t0(2 * atr.MaxPPSLength)
+	if s.level() != ccid.LevelCharacter {
+		resp, err := s.xfr(ctx, request, 0, 0, false, wait)
+		return resp.Data, err
+	}
+	head, err := s.readBlock(ctx, request, 2, 0, false, wait)
+	if err != nil {
+		return nil, err
+	}
+	rest := 1
+	for options := head[1] >> 4 & 7; options != 0; options &= options - 1 {
+		rest++
+	}
+	tail, err := s.readBlock(ctx, nil, rest, 0, false, wait)
+	return append(head, tail...), err
+}
+
+// setParameters tells the reader what was agreed on with the card (CCID 1.1 §6.1.7). Readers that do not support the
+// command, or do not let a value be changed, say so without harm: refused is then what they said.
+func (s *Slot) setParameters(ctx context.Context, t uint8, fd byte) (refused, err error) {
+	c := ccid.SetParametersT0(uint8(s.index), s.parametersT0(fd))
+	if t == 1 {
+		c = ccid.SetParametersT1(uint8(s.index), s.parametersT1(fd))
+	}
+	_, err = s.reader.command(ctx, request{command: c, wait: s.reader.deadlines.status()})
+	var failed *ccid.CommandError
+	if errors.As(err, &failed) && !errors.Is(err, ErrNoCard) {
+		if _, isOffset := failed.Code.Offset(); isOffset || failed.Code == ccid.ErrorCommandNotSupported {
+			return err, nil
+		}
+	}
+	return nil, err
+}
+
+func (s *Slot) parametersT0(fd byte) ccid.ParametersT0 {
+	p := ccid.ParametersT0{BmFindexDindex: fd, BGuardTimeT0: s.atr.GuardTime(), BWaitingIntegerT0: s.atr.T0().WI}
+	if s.atr.Convention == atr.Inverse {
+		p.BmTCCKST0 = ccid.TCCKSTInverseConvention
+	}
+	return p
+}
+
+func (s *Slot) parametersT1(fd byte) ccid.ParametersT1 {
+	t1 := s.atr.T1()
+	p := ccid.ParametersT1{
+		BmFindexDindex: fd, BmTCCKST1: ccid.TCCKST1Fixed, BGuardTimeT1: s.atr.GuardTime(),
+		BmWaitingIntegersT1: t1.BWI<<4 | t1.CWI, BIFSC: uint8(t1.IFSC),
+	}
+	if t1.EDC != 0 {
+		p.BmTCCKST1 |= ccid.TCCKSTCRC
+	}
+	if s.atr.Convention == atr.Inverse {
+		p.BmTCCKST1 |= ccid.TCCKSTInverseConvention
+	}
+	return p
+}
+
+func (s *Slot) level() ccid.ExchangeLevel { return s.reader.function.Class.DwFeatures.ExchangeLevel() }
+
+// waitingTimes returns the card's waiting times with the parameters in use.
+func (s *Slot) waitingTimes() waitingTimes {
+	w := waitingTimes{model: s.reader.deadlines, fd: atr.DefaultFD, wi: s.atr.T0().WI, n: s.atr.GuardTime(), t1: s.atr.T1()}
+	if s.parameters.FD != 0 {
+		w.fd = s.parameters.FD
+	}
+	return w
+}
+
+// startT1 chooses how T=1 is spoken and, where that is for us, negotiates IFSD.
+func (s *Slot) startT1(ctx context.Context) error {
+	switch s.level() {
+	case ccid.LevelShortAPDU:
+		s.transmitter = shortAPDU{s}
+		return nil
+	case ccid.LevelExtendedAPDU:
+		s.transmitter = extendedAPDU{s}
+		return nil
+	}
+	transmitter, err := s.newTransmitterT1()
+	if err != nil {
+		return err
+	}
+	s.transmitter = transmitter
+	return transmitter.negotiate(ctx)
+}
+
+// t1Config returns what the engine has to know. A block must fit the reader's messages in both directions.
+func (s *Slot) t1Config() t1.Config {
+	p := s.atr.T1()
+	edc := t1.LRC
+	if p.EDC != 0 {
+		edc = t1.CRC
+	}
+	return t1.Config{EDC: edc, IFSC: min(p.IFSC, s.largestField())}
+}
+
+// largestField is the largest information field of a block that fits a message: less prologue and a CRC.
+func (s *Slot) largestField() int { return max(1, min(s.reader.MaxCommand()-3-2, maxIFS)) }
+
+// maxIFS is the largest information field (ISO/IEC 7816-3:2006 §11.4.2).
+const maxIFS = 254
+
+// ifsd returns the information field size that the reader can take: dwMaxIFSD made plausible, 0 where it says nothing
+// usable, which leaves T=1 at its default.
+func (s *Slot) ifsd() int {
+	announced := int(min(s.reader.function.Class.DwMaxIFSD, maxIFS))
+	return min(announced, s.largestField())
+}

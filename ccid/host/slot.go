@@ -1,0 +1,283 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/goccid/goccid/atr"
+	"github.com/goccid/goccid/ccid"
+)
+
+// Slot is one card slot of a Reader. All methods may be called from several goroutines at once; operations on one slot
+// are done one after the other, in the order of the calls.
+type Slot struct {
+	reader *Reader
+	index  int
+
+	// ops belongs to whoever put a token in; it guards the card session.
+	ops chan struct{}
+	session
+
+	mu sync.Mutex
+	// card is what is known of the card; changed is closed and replaced when it changes.
+	card    CardState
+	known   bool // the reader has been asked
+	last    ccid.ICCStatus
+	changed chan struct{}
+	// hint is what the interrupt endpoint said since the reader was last asked; asked is the hint that made us ask.
+	hint, asked *ccid.SlotChange
+	// op is what is under way, for the log.
+	op string
+}
+
+// session is what lasts from one activation of a card to the next.
+type session struct {
+	raw         []byte   // the answer to reset
+	atr         *atr.ATR // nil where raw is none
+	power       ccid.PowerSelect
+	used        bool // something was sent to the card since the reset
+	parameters  Parameters
+	transmitter transmitter // nil before SetProtocol
+}
+
+// CardState is what is known of a slot's card.
+type CardState struct {
+	// Present: there is a card.
+	Present bool
+	// Powered: PowerOn succeeded, and nothing has taken the power away since.
+	Powered bool
+	// Events counts insertions and removals since the reader was opened. A card that was exchanged for another
+	// between two looks counts as both.
+	Events uint64
+}
+
+// Status is the state of a slot as PC_to_RDR_GetSlotStatus gives it.
+type Status struct {
+	// ICC is bmICCStatus.
+	ICC ccid.ICCStatus
+	// Clock is bClockStatus.
+	Clock ccid.ClockStatus
+}
+
+func newSlot(r *Reader, index int) *Slot {
+	return &Slot{reader: r, index: index, ops: make(chan struct{}, 1), changed: make(chan struct{})}
+}
+
+// Reader returns the reader that the slot is part of.
+func (s *Slot) Reader() *Reader { return s.reader }
+
+// Index is the slot's number, from 0 (bSlot).
+func (s *Slot) Index() int { return s.index }
+
+// Name returns the slot's reader name, as pcsc-lite would call it: the reader's, with the slot's number at the end.
+func (s *Slot) Name() string {
+	n := s.reader.name
+	n.Slot = s.index
+	return n.String()
+}
+
+// State returns what is known of the card, without asking the reader.
+func (s *Slot) State() CardState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.card
+}
+
+// Status asks the reader for the slot's state (CCID 1.1 §6.1.3).
+func (s *Slot) Status(ctx context.Context) (Status, error) {
+	var status Status
+	err := s.do(ctx, "status", func(ctx context.Context) (err error) {
+		status, err = s.status(ctx)
+		return err
+	})
+	return status, err
+}
+
+func (s *Slot) status(ctx context.Context) (Status, error) {
+	s.takeHint()
+	resp, err := s.reader.exchange(ctx, request{command: ccid.GetSlotStatus(uint8(s.index)), wait: s.reader.deadlines.status()})
+	if err != nil {
+		return Status{}, err
+	}
+	// Readers also report an absent or mute card as a failure of this command; the state is told all the same.
+	told := resp.Status.ICC() == ccid.ICCAbsent || resp.Error == ccid.ErrorICCMute
+	if resp.Status.Command() != ccid.CommandOK && !told {
+		return Status{}, &ccid.CommandError{Command: ccid.TypeGetSlotStatus, Slot: resp.Slot, Seq: resp.Seq, Status: resp.Status, Code: resp.Error}
+	}
+	return Status{ICC: resp.Status.ICC(), Clock: ccid.ClockStatus(resp.Specific)}, nil
+}
+
+// ATR returns the answer to reset of the card's last activation, nil while the card has no power. It may be invalid.
+func (s *Slot) ATR() []byte {
+	var raw []byte
+	_ = s.do(context.Background(), "ATR", func(context.Context) error {
+		if s.State().Powered {
+			raw = append(raw, s.raw...)
+		}
+		return nil
+	})
+	return raw
+}
+
+// Transmit sends a command APDU to the card and returns its response APDU, data and SW1 SW2, whatever exchange level the
+// reader has. It needs PowerOn and SetProtocol. Commands may be of any case, short or extended; readers at short APDU
+// level refuse extended ones with ErrExtendedAPDU. With T=0 set transparently, command and response are TPDUs.
+//
+// Errors, in an *Error: ErrNotPowered, ErrNoProtocol, ErrNoCard, ErrTooLong, *ccid.CommandError, *NoAnswerError, errors
+// of t0 and t1, and those of usbtransport. After an error of T=1, or a recovery that took the card's power away, the
+// card needs PowerOn and SetProtocol again, and Transmit returns ErrNotPowered until then.
+func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	var response []byte
+	err := s.do(ctx, "transmit", func(ctx context.Context) (err error) {
+		switch {
+		case !s.State().Powered:
+			return ErrNotPowered
+		case s.transmitter == nil:
+			return ErrNoProtocol
+		}
+		s.used = true
+		response, err = s.transmitter.transmit(ctx, command)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return response, nil
+}
+
+// XfrBlock sends abData as it is in one PC_to_RDR_XfrBlock and returns that of the answer (CCID 1.1 §6.1.4). bwi is
+// bBWI, level wLevelParameter. It is for diagnosis; what it does to a T=1 session is not noticed.
+func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint16) ([]byte, error) {
+	var answer []byte
+	err := s.do(ctx, "XfrBlock", func(ctx context.Context) error {
+		if !s.State().Powered {
+			return ErrNotPowered
+		}
+		s.used = true
+		resp, err := s.xfr(ctx, data, bwi, level, false, s.reader.deadlines.apdu())
+		answer = resp.Data
+		return err
+	})
+	return answer, err
+}
+
+// Escape sends a vendor's command to the reader and returns the answer (CCID 1.1 §6.1.8).
+func (s *Slot) Escape(ctx context.Context, data []byte) ([]byte, error) {
+	var answer []byte
+	err := s.do(ctx, "escape", func(ctx context.Context) error {
+		if len(data) > s.reader.MaxCommand() {
+			return ErrTooLong
+		}
+		resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: s.reader.deadlines.escape()})
+		answer = resp.Data
+		return err
+	})
+	return answer, err
+}
+
+// xfr runs one XfrBlock exchange.
+func (s *Slot) xfr(ctx context.Context, data []byte, bwi uint8, level uint16, secret bool, wait time.Duration) (ccid.Response, error) {
+	if len(data) > s.reader.MaxCommand() {
+		return ccid.Response{}, ErrTooLong
+	}
+	return s.reader.command(ctx, request{command: ccid.XfrBlock(uint8(s.index), bwi, level, data), wait: wait, secret: secret})
+}
+
+// do runs one operation on the slot, within Limits.Exchange, and makes its error an *Error.
+func (s *Slot) do(ctx context.Context, op string, f func(context.Context) error) error {
+	err := s.run(ctx, op, f)
+	if err == nil {
+		return nil
+	}
+	return &Error{Op: op, Reader: s.Name(), Slot: s.index, Err: err}
+}
+
+func (s *Slot) run(ctx context.Context, op string, f func(context.Context) error) error {
+	if err := s.reader.acquire(ctx, s.ops); err != nil {
+		return err
+	}
+	defer func() { <-s.ops }()
+	s.setOp(op)
+	defer s.setOp("")
+	return withTimeout(ctx, s.reader.deadlines.limits.Exchange, f)
+}
+
+func (s *Slot) setOp(op string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.op = op
+}
+
+// underWay returns the name of the operation under way, "" when there is none.
+func (s *Slot) underWay() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.op
+}
+
+// lose notes that the card has no power any more.
+func (s *Slot) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.card.Powered = false
+}
+
+func (s *Slot) setPowered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.card.Powered = true
+}
+
+// observe takes the card's state from an answer; every answer has it (CCID 1.1 §6.2.6).
+func (s *Slot) observe(status ccid.Status, to ccid.MessageType) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	icc := status.ICC()
+	if icc == ccid.ICCReserved {
+		return
+	}
+	s.last = icc
+	present := icc.Present()
+	asked := s.asked
+	if to == ccid.TypeGetSlotStatus {
+		s.asked = nil
+	}
+	switch {
+	case !s.known:
+		s.known = true
+		s.card.Present = present
+	case present != s.card.Present:
+		s.card.Present = present
+		s.card.Powered = s.card.Powered && present
+		s.announce(1)
+	case to != ccid.TypeGetSlotStatus || !present:
+	case icc == ccid.ICCInactive && s.card.Powered, asked != nil && asked.Changed && !s.card.Powered:
+		// The card was taken out and one put in since the last look. A notification alone does not prove that for
+		// a card that still has the power we gave it: some readers notify without need.
+		s.card.Powered = false
+		s.announce(2)
+	}
+}
+
+// takeHint is called before the reader is asked: a notification that comes later makes us ask again.
+func (s *Slot) takeHint() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hint != nil {
+		s.asked, s.hint = s.hint, nil
+	}
+}
+
+// announce counts events and wakes whoever waits for them. s.mu is held.
+func (s *Slot) announce(events uint64) {
+	s.card.Events += events
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// isFinal reports whether an error leaves nothing to try: reader or card are gone, or the caller has.
+func isFinal(ctx context.Context, r *Reader, err error) bool {
+	return ctx.Err() != nil || r.gone() != nil || errors.Is(err, ErrNoCard)
+}
