@@ -13,7 +13,7 @@ import (
 	"github.com/goccid/goccid/apdu"
 )
 
-// unhex decodes hexadecimal text; "*300" after a byte repeats that byte 300 times.
+// unhex decodes hexadecimal text with spaces.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))

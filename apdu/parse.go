@@ -23,9 +23,12 @@ var (
 // ParseCommand decodes a command by the letter of ISO/IEC 7816-3:2006 §12.1. The result's Data is part of b, not a
 // copy. It returns an error wrapping ErrTooShort or ErrLength. Encoding the result gives b again.
 func ParseCommand(b []byte) (Command, error) {
-	c, rest, err := parseHeader(b)
-	if err != nil || len(rest) == 0 {
-		return c, err
+	if len(b) < HeaderLength {
+		return Command{}, fmt.Errorf("%w: %d bytes, a command has at least %d", ErrTooShort, len(b), HeaderLength)
+	}
+	c, rest := splitHeader(b)
+	if len(rest) == 0 {
+		return c, nil
 	}
 	lc := int(rest[0])
 	switch {
@@ -72,56 +75,63 @@ func parseExtended(c Command, rest, b []byte) (Command, error) {
 // Missing data bytes and any other surplus stay errors, as for ParseCommand: to guess what was meant could send a
 // card half a command.
 func ParseCommandLenient(b []byte) (Command, error) {
-	c, strictErr := ParseCommand(b)
-	if strictErr == nil || len(b) <= HeaderLength+1 {
-		return c, strictErr
+	c, err := ParseCommand(b)
+	if err == nil || len(b) <= HeaderLength+1 {
+		return c, err
 	}
-	c, rest, err := parseHeader(b)
-	if err != nil {
-		return Command{}, err
-	}
+	c, rest := splitHeader(b)
 	if rest[0] == 0 && len(rest) == 2 {
 		c.Ne = shortNe(rest[1])
 		return c, nil
 	}
-	var le []byte
-	switch lc := int(rest[0]); {
-	case lc > 0 && len(rest) > 1+lc:
-		c.Data, le = rest[1:1+lc:1+lc], rest[1+lc:]
-	case lc == 0 && len(rest) >= 3:
-		lc = int(binary.BigEndian.Uint16(rest[1:]))
-		if len(rest) < 3+lc {
-			return Command{}, strictErr
-		}
-		c.Data, le = rest[3:3+lc:3+lc], rest[3+lc:]
-	default:
-		return Command{}, strictErr
+	data, le, ok := splitData(rest)
+	if !ok {
+		return Command{}, err
 	}
-	if len(c.Data) == 0 {
-		c.Data = nil
+	ne, ok := lenientNe(le)
+	if !ok {
+		return Command{}, err
 	}
-	c.Extended = true
-	switch {
-	case len(le) == 1:
-		c.Ne = int(le[0])
-		if le[0] == 0 {
-			c.Ne = MaxNe
-		}
-	case len(le) == 2:
-		c.Ne = extendedNe(le)
-	case len(le) == 3 && le[0] == 0:
-		c.Ne = extendedNe(le[1:])
-	default:
-		return Command{}, strictErr
-	}
+	c.Data, c.Ne, c.Extended = data, ne, true
 	return c, nil
 }
 
-func parseHeader(b []byte) (c Command, rest []byte, err error) {
-	if len(b) < HeaderLength {
-		return Command{}, nil, fmt.Errorf("%w: %d bytes, a command has at least %d", ErrTooShort, len(b), HeaderLength)
+// splitData takes apart the bytes after the header: a short or extended Lc, as many bytes of data, and what follows. ok is
+// false when data is missing.
+func splitData(rest []byte) (data, le []byte, ok bool) {
+	lc, start := int(rest[0]), 1
+	if lc == 0 && len(rest) >= 3 {
+		lc, start = int(binary.BigEndian.Uint16(rest[1:])), 3
 	}
-	return Command{CLA: b[0], INS: b[1], P1: b[2], P2: b[3]}, b[HeaderLength:], nil
+	end := start + lc
+	switch {
+	case end > len(rest):
+		return nil, nil, false
+	case lc == 0:
+		return nil, rest[end:], true
+	default:
+		return rest[start:end:end], rest[end:], true
+	}
+}
+
+// lenientNe decodes an Le of one, two or three bytes, of which the first of three is 00.
+func lenientNe(le []byte) (ne int, ok bool) {
+	switch {
+	case len(le) == 1 && le[0] == 0:
+		return MaxNe, true
+	case len(le) == 1:
+		return int(le[0]), true
+	case len(le) == 2:
+		return extendedNe(le), true
+	case len(le) == 3 && le[0] == 0:
+		return extendedNe(le[1:]), true
+	}
+	return 0, false
+}
+
+// splitHeader takes apart a command of at least HeaderLength bytes.
+func splitHeader(b []byte) (c Command, rest []byte) {
+	return Command{CLA: b[0], INS: b[1], P1: b[2], P2: b[3]}, b[HeaderLength:]
 }
 
 func lengthError(b []byte) error {
