@@ -157,7 +157,15 @@ func exactMultipleOut(e *env) {
 	for i := range length {
 		block[10+i] = 0
 	}
-	p.send(block)
+	n, err := p.BulkOut(e.context(), p.out.Address, block)
+	if errors.Is(err, usbtransport.ErrStalled) {
+		// QEMU's reader does. It has had the whole message all the same, and answers.
+		require.Equal(e, len(block), n, "bytes taken before the empty packet was refused")
+		p.drain()
+		e.Skip("not shown here: this reader stalls the empty packet that ends an exact multiple of packets")
+	}
+	require.NoError(e, err)
+	require.Equal(e, len(block), n)
 	answer := p.receive(p.buffer())
 	require.GreaterOrEqual(e, len(answer), 10)
 	require.Equal(e, byte(0x80), answer[0], "bMessageType")
@@ -404,7 +412,12 @@ func clearHaltInStep(e *env) {
 	p := e.open()
 	for range 5 {
 		p.exchange()
-		require.NoError(e, p.ClearHalt(e.context(), p.in.Address))
+		err := p.ClearHalt(e.context(), p.in.Address)
+		if errors.Is(err, usbtransport.ErrStalled) && !e.Loopback {
+			p.exchange()
+			e.Skip("not shown here: this reader refuses CLEAR_FEATURE(ENDPOINT_HALT)")
+		}
+		require.NoError(e, err)
 		require.NoError(e, p.ClearHalt(e.context(), p.out.Address))
 		p.exchange()
 		p.exchange()
@@ -795,8 +808,7 @@ func nothingLeft(e *env) {
 	w, err := e.Backend.Watch(e.context())
 	require.NoError(e, err)
 	e.next(w)
-	_, err = w.Next(e.timeout(settle))
-	require.Error(e, err)
+	e.quiet(w)
 	for range 3 {
 		i, err := e.Backend.Open(e.context(), e.device(), e.Interface)
 		require.NoError(e, err)

@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -21,9 +20,6 @@ import (
 // usbfsDriver is the kernel's name for an interface that a process has claimed.
 const usbfsDriver = "usbfs"
 
-// maxRefused bounds how many refused interfaces are remembered.
-const maxRefused = 1024
-
 // Backend is a usbtransport.Backend over Linux usbfs.
 type Backend struct {
 	sysfs    sysfs
@@ -34,18 +30,7 @@ type Backend struct {
 	// subscribe opens a socket that receives uevents.
 	subscribe func() (*os.File, error)
 
-	// mu protects refused.
-	mu sync.Mutex
-	// refused holds the interfaces that somebody else held when they were to be opened. A watcher reports when one of
-	// them becomes free; the release of any other is nobody's business (above all our own must not make
-	// a caller try again what it has just given up).
-	refused map[claim]bool
-}
-
-// claim names one interface of one plug-in.
-type claim struct {
-	key    string
-	number uint8
+	refusals refusals
 }
 
 var _ usbtransport.Backend = (*Backend)(nil)
@@ -71,7 +56,6 @@ func New(options Options) *Backend {
 		log:       log,
 		openNode:  openNode,
 		subscribe: subscribe,
-		refused:   make(map[claim]bool),
 	}
 }
 
@@ -142,12 +126,17 @@ func (b *Backend) open(ctx context.Context, device usbtransport.DeviceInfo, numb
 	path := b.nodePath(info)
 	n, err := b.openNode(path)
 	if err != nil {
-		return nil, b.nodeError(info, path, err)
+		err = b.nodeError(info, path, err)
+		if errors.Is(err, usbtransport.ErrPermission) {
+			b.refusals.add(claim{info.Key, number}, func() bool { return !b.stillThere(info) || accessible(path) })
+		}
+		return nil, err
 	}
 	if err := b.claim(ctx, n, info, number); err != nil {
 		n.close()
 		return nil, err
 	}
+	b.refusals.remove(claim{info.Key, number})
 	return newClaimed(info, number, endpoints, n, b.log), nil
 }
 
@@ -166,19 +155,17 @@ func (b *Backend) current(device usbtransport.DeviceInfo) (usbtransport.DeviceIn
 // claim claims the interface on an open node, and makes sure that the node is that of the device: an address may have been
 // given to another device before the node was opened, but not while the old one still has its name.
 func (b *Backend) claim(ctx context.Context, n node, info usbtransport.DeviceInfo, number uint8) error {
-	if key, _, _, err := b.sysfs.identity(info.PortPath); err != nil || key != info.Key {
-		return openError(info, usbtransport.ErrRemoved, err)
+	if !b.stillThere(info) {
+		return openError(info, usbtransport.ErrRemoved, nil)
 	}
 	err := n.claim(number)
 	switch {
 	case err == nil:
-		b.setRefused(claim{info.Key, number}, false)
 		return nil
 	case isGone(err):
 		return openError(info, usbtransport.ErrRemoved, err)
 	case errors.Is(err, unix.EBUSY):
-		// Noted before the search, which takes its time: the holder may let go while it runs.
-		b.setRefused(claim{info.Key, number}, true)
+		b.refusals.add(claim{info.Key, number}, func() bool { return !b.stillThere(info) || !b.sysfs.bound(info, number) })
 		return openError(info, usbtransport.ErrBusy, &usbtransport.BusyError{Holders: b.holders(ctx, n, info, number)})
 	}
 	return openError(info, kindOf(err), err)
@@ -197,31 +184,15 @@ func (b *Backend) holders(ctx context.Context, n node, info usbtransport.DeviceI
 	return holders
 }
 
-func (b *Backend) setRefused(c claim, refused bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.refused, c)
-	if refused && len(b.refused) < maxRefused {
-		b.refused[c] = true
-	}
+// stillThere reports whether a device is plugged in and has not been replaced.
+func (b *Backend) stillThere(info usbtransport.DeviceInfo) bool {
+	key, _, _, err := b.sysfs.identity(info.PortPath)
+	return err == nil && key == info.Key
 }
 
-// wasRefused reports whether an interface was refused to somebody who may want to try again.
-func (b *Backend) wasRefused(c claim) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.refused[c]
-}
-
-// forget drops what is remembered of a plug-in.
-func (b *Backend) forget(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.refused {
-		if c.key == key {
-			delete(b.refused, c)
-		}
-	}
+// accessible reports whether this process may open a node.
+func accessible(path string) bool {
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK|unix.W_OK, unix.AT_EACCESS) == nil
 }
 
 func (b *Backend) nodePath(info usbtransport.DeviceInfo) string {
@@ -230,7 +201,7 @@ func (b *Backend) nodePath(info usbtransport.DeviceInfo) string {
 
 // nodeError says why a node can't be opened, in words from which the user can tell what to change.
 func (b *Backend) nodeError(info usbtransport.DeviceInfo, path string, err error) error {
-	if key, _, _, identityErr := b.sysfs.identity(info.PortPath); identityErr != nil || key != info.Key || isGone(err) {
+	if isGone(err) || !b.stillThere(info) {
 		return openError(info, usbtransport.ErrRemoved, err)
 	}
 	switch {

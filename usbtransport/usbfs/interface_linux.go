@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -352,7 +351,7 @@ func (c *claimed) detached(ctx context.Context, op string, endpoint uint8, call 
 func (c *claimed) reapUntilGone() {
 	defer close(c.reaped)
 	err := c.node.await(c.reap)
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && c.state() != usbtransport.ErrClosed {
 		c.log.WithError(err).Debug("usbfs: the poller failed")
 		c.removed()
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // node is what the package needs of an open device node: one method for each system call, so that tests can stand in
-// for the kernel. Errors are unix.Errno values, or os.ErrClosed after close.
+// for the kernel. Errors are unix.Errno values, or another error after close.
 type node interface {
 	claim(number uint8) error
 	release(number uint8) error

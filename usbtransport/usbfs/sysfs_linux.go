@@ -235,12 +235,22 @@ func drivers(dir, name string, descriptors []byte) map[uint8]string {
 	bound := make(map[uint8]string)
 	interfaces, _ := usbtransport.ParseInterfaces(descriptors) // what can be parsed is enough
 	for _, i := range interfaces {
-		link, err := os.Readlink(filepath.Join(dir, fmt.Sprintf("%s:%d.%d", name, configuration, i.Number), "driver"))
+		link, err := os.Readlink(driverLink(dir, name, configuration, i.Number))
 		if err == nil {
 			bound[i.Number] = filepath.Base(link)
 		}
 	}
 	return bound
+}
+
+// bound reports whether a driver has an interface of a configured device now; a process that has claimed it counts as one.
+func (s sysfs) bound(info usbtransport.DeviceInfo, number uint8) bool {
+	_, err := os.Readlink(driverLink(filepath.Join(s.devices(), info.PortPath), info.PortPath, info.Descriptors[deviceDescriptorSize+5], number))
+	return err == nil
+}
+
+func driverLink(dir, name string, configuration, number uint8) string {
+	return filepath.Join(dir, fmt.Sprintf("%s:%d.%d", name, configuration, number), "driver")
 }
 
 // number reads an attribute that is a decimal number from 1 to limit.

@@ -92,21 +92,27 @@ func atoi(s string) int {
 	return int(n)
 }
 
-// device is the name of the device that the event is about; for an interface, that of its device and the interface's number.
-// ok is false for anything else.
-func (e uevent) device() (name string, number uint8, ok bool) {
+// device is the name of the device that the event is about, or whose interface it is about. ok is false for anything else.
+func (e uevent) device() (name string, ok bool) {
 	if e.subsystem != "usb" {
-		return "", 0, false
+		return "", false
 	}
 	last := e.path[strings.LastIndexByte(e.path, '/')+1:]
 	switch e.kind {
 	case "usb_device":
-		return last, 0, isDeviceName(last)
+		return last, isDeviceName(last)
 	case "usb_interface":
-		name, rest, _ := strings.Cut(last, ":")
-		_, index, _ := strings.Cut(rest, ".")
-		n, err := strconv.ParseUint(index, 10, 8)
-		return name, uint8(n), err == nil && isDeviceName(name)
+		name, _, isInterface := strings.Cut(last, ":")
+		return name, isInterface && isDeviceName(name)
 	}
-	return "", 0, false
+	return "", false
+}
+
+// worthAnotherTry reports whether an event about a device that is known may have changed the outcome of an Open: its
+// node may have got other permissions from udev, or the device has got interfaces (it was authorised, or configured anew).
+func (e uevent) worthAnotherTry() bool {
+	if e.fromUdev {
+		return e.kind == "usb_device"
+	}
+	return e.kind == "usb_interface" && e.action == "add"
 }

@@ -3,12 +3,34 @@
 package usbfs_test
 
 import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/test/vm/hotplug"
 	"github.com/goccid/goccid/test/vm/vmtest"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/transporttest"
 	"github.com/goccid/goccid/usbtransport/usbfs"
+)
+
+// The endpoints of QEMU's reader.
+const (
+	vmBulkOut   = 0x03
+	vmBulkIn    = 0x82
+	vmInterrupt = 0x81
 )
 
 func vmFixture(t testing.TB) transporttest.Fixture {
@@ -29,7 +51,228 @@ func vmFixture(t testing.TB) transporttest.Fixture {
 	}
 }
 
+// vmDevice finds QEMU's reader.
+func vmDevice(t testing.TB, f transporttest.Fixture) usbtransport.DeviceInfo {
+	t.Helper()
+	devices, err := f.Backend.Devices(t.Context())
+	require.NoError(t, err)
+	i := slices.IndexFunc(devices, f.Match)
+	require.GreaterOrEqual(t, i, 0, "QEMU's reader is not in the list")
+	return devices[i]
+}
+
 func TestVMConformance(t *testing.T) {
 	vmtest.Require(t)
 	transporttest.Run(t, vmFixture)
+}
+
+// TestVMEmptyPacketRefused shows what a driver sees of QEMU's reader, which stalls the empty packet after an exact
+// multiple of packets (CCID 1.1 §4.1 wants one): the stall, with all bytes counted as sent; the answer; and a reader that works on
+// although it refuses to have the halt cleared.
+func TestVMEmptyPacketRefused(t *testing.T) {
+	f := vmFixture(t)
+	opened, err := f.Backend.Open(t.Context(), vmDevice(t, f), 0)
+	require.NoError(t, err)
+	defer opened.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for sequence := range byte(5) {
+		block := make([]byte, 64)
+		block[0], block[1], block[6] = 0x6F, byte(len(block)-10), sequence
+		n, err := opened.BulkOut(ctx, vmBulkOut, block)
+		require.ErrorIs(t, err, usbtransport.ErrStalled)
+		require.Equal(t, len(block), n)
+		buf := make([]byte, 256)
+		n, err = opened.BulkIn(ctx, vmBulkIn, buf)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, n, 10)
+		require.Equal(t, sequence, buf[6], "bSeq")
+	}
+	for _, endpoint := range []uint8{vmBulkOut, vmBulkIn, vmInterrupt} {
+		require.ErrorIs(t, opened.ClearHalt(ctx, endpoint), usbtransport.ErrStalled)
+	}
+}
+
+// otherProcess opens the device in another process, as a user, and returns its answer and what ends it.
+func otherProcess(t *testing.T, device usbtransport.DeviceInfo, user *syscall.Credential) (answer string, process *os.Process, release func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), openEnv+"="+device.PortPath)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	ended := false
+	release = func() {
+		if !ended {
+			ended = true
+			stdin.Close()
+			_, _ = io.Copy(io.Discard, stdout)
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(release)
+	return strings.TrimSpace(line), cmd.Process, release
+}
+
+func TestVMBusyWithAnotherProcess(t *testing.T) {
+	f := vmFixture(t)
+	device := vmDevice(t, f)
+	watcher, err := f.Backend.Watch(t.Context())
+	require.NoError(t, err)
+	defer watcher.Close()
+	answer, process, release := otherProcess(t, device, nil)
+	require.Equal(t, "<nil>", answer)
+
+	_, err = f.Backend.Open(t.Context(), device, 0)
+	require.ErrorIs(t, err, usbtransport.ErrBusy)
+	var busy *usbtransport.BusyError
+	require.ErrorAs(t, err, &busy)
+	require.Len(t, busy.Holders, 1)
+	assert.Equal(t, process.Pid, busy.Holders[0].PID)
+	assert.NotEmpty(t, busy.Holders[0].Process)
+	t.Log(err)
+
+	release()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		event, err := watcher.Next(ctx)
+		require.NoError(t, err, "a watcher reports that the interface is free")
+		if event.Kind == usbtransport.Changed && event.Device.Key == device.Key {
+			break
+		}
+	}
+	opened, err := f.Backend.Open(ctx, device, 0)
+	require.NoError(t, err)
+	require.NoError(t, opened.Close())
+
+	quiet, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	for {
+		event, err := watcher.Next(quiet)
+		if err != nil {
+			require.ErrorIs(t, err, usbtransport.ErrTimedOut)
+			return
+		}
+		require.False(t, event.Kind == usbtransport.Changed && event.Device.Key == device.Key, "our own release is no news")
+	}
+}
+
+func TestVMPermissionDenied(t *testing.T) {
+	f := vmFixture(t)
+	answer, _, _ := otherProcess(t, vmDevice(t, f), &syscall.Credential{Uid: 65534, Gid: 65534})
+	require.Contains(t, answer, "permission denied")
+	require.Contains(t, answer, "/dev/bus/usb/")
+	require.Contains(t, answer, "owner root, group root, mode 0")
+	t.Log(answer)
+}
+
+// TestVMRemovalAtAnyMoment pulls the reader out at random moments of a busy exchange. It runs without a pause
+// between transfers, so removals meet each of them.
+func TestVMRemovalAtAnyMoment(t *testing.T) {
+	f := vmFixture(t)
+	before := openDescriptors(t)
+	outcomes := map[string]int{}
+	for range 20 {
+		opened, err := f.Backend.Open(t.Context(), vmDevice(t, f), 0)
+		require.NoError(t, err)
+		unplugged := make(chan error, 1)
+		go func() {
+			time.Sleep(rand.N(100 * time.Millisecond))
+			unplugged <- vmtest.Ask(hotplug.Request{Action: hotplug.Unplug})
+		}()
+		err = exchangeUntilError(t.Context(), opened)
+		require.ErrorIs(t, err, usbtransport.ErrRemoved)
+		var typed *usbtransport.Error
+		require.ErrorAs(t, err, &typed)
+		outcomes[typed.Op]++
+		require.NoError(t, <-unplugged)
+		require.NoError(t, opened.Close())
+		awaitNoReader(t, f)
+		vmtest.Plug(t)
+	}
+	t.Log("removals by what was under way:", outcomes)
+	require.Equal(t, before, openDescriptors(t), "file descriptors")
+}
+
+// awaitNoReader waits until the kernel is done with a removal.
+func awaitNoReader(t *testing.T, f transporttest.Fixture) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		devices, err := f.Backend.Devices(t.Context())
+		return err == nil && !slices.ContainsFunc(devices, f.Match)
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+func exchangeUntilError(ctx context.Context, opened usbtransport.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	buf := make([]byte, 256)
+	for sequence := byte(0); ; sequence++ {
+		if _, err := opened.BulkOut(ctx, vmBulkOut, []byte{0x65, 0, 0, 0, 0, 0, sequence, 0, 0, 0}); err != nil {
+			return err
+		}
+		n, err := opened.BulkIn(ctx, vmBulkIn, buf)
+		if err != nil {
+			return err
+		}
+		if n != 10 || buf[6] != sequence {
+			return errors.New("a wrong answer")
+		}
+	}
+}
+
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// TestVMDeauthorised takes the configuration away under an open interface and gives it back, as a lock screen may.
+func TestVMDeauthorised(t *testing.T) {
+	f := vmFixture(t)
+	device := vmDevice(t, f)
+	watcher, err := f.Backend.Watch(t.Context())
+	require.NoError(t, err)
+	defer watcher.Close()
+	opened, err := f.Backend.Open(t.Context(), device, 0)
+	require.NoError(t, err)
+	defer opened.Close()
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := opened.BulkIn(context.Background(), vmBulkIn, make([]byte, 64))
+		waiting <- err
+	}()
+	authorise := func(value string) {
+		require.NoError(t, os.WriteFile("/sys/bus/usb/devices/"+device.PortPath+"/authorized", []byte(value), 0))
+	}
+	time.Sleep(20 * time.Millisecond)
+	authorise("0")
+	t.Cleanup(func() { authorise("1") })
+	require.Error(t, <-waiting)
+	_, err = opened.BulkOut(t.Context(), vmBulkOut, make([]byte, 10))
+	require.ErrorIs(t, err, usbtransport.ErrRemoved)
+	again := vmDevice(t, f)
+	require.Nil(t, again.Descriptors)
+	require.Error(t, again.Unreadable)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	authorise("1")
+	for {
+		event, err := watcher.Next(ctx)
+		require.NoError(t, err, "a watcher reports that the device is usable again")
+		if event.Kind == usbtransport.Changed && event.Device.Key == device.Key && event.Device.Descriptors != nil {
+			break
+		}
+	}
+	once, err := f.Backend.Open(ctx, device, 0)
+	require.NoError(t, err)
+	require.NoError(t, once.Close())
 }

@@ -47,10 +47,14 @@ type watcher struct {
 	left   map[string]string
 	buffer []byte
 	oob    []byte
+
+	// news holds what Open was refused and would get now. It belongs to Backend.refusals.
+	news []claim
 }
 
-// Watch starts a watcher, as usbtransport.Backend says. Changed is reported when udev has set a node's permissions (if
-// udev runs), and when an interface becomes free that Open has reported as busy.
+// Watch starts a watcher, as usbtransport.Backend says. Changed is reported when udev has dealt with a device (if it
+// runs), when the device gets an interface anew, and when an Open that was refused for want of permission or since the interface
+// was busy would now succeed. The kernel does not tell of the latter, so the watchers look, as long as there is such a refusal.
 func (b *Backend) Watch(ctx context.Context) (usbtransport.Watcher, error) {
 	if ctx.Err() != nil {
 		return nil, watchError(usbtransport.ContextKind(ctx), nil)
@@ -77,6 +81,7 @@ func (b *Backend) Watch(ctx context.Context) (usbtransport.Watcher, error) {
 		}
 		return nil, watchError(usbtransport.ErrIO, err)
 	}
+	b.refusals.join(w)
 	return w, nil
 }
 
@@ -99,10 +104,8 @@ func subscribe() (*os.File, error) {
 }
 
 func (w *watcher) Next(ctx context.Context) (usbtransport.Event, error) {
-	select {
-	case <-w.closed:
+	if w.isClosed() {
 		return usbtransport.Event{}, watchError(usbtransport.ErrClosed, nil)
-	default:
 	}
 	if ctx.Err() != nil {
 		return usbtransport.Event{}, watchError(usbtransport.ContextKind(ctx), nil)
@@ -129,15 +132,25 @@ func (w *watcher) Next(ctx context.Context) (usbtransport.Event, error) {
 func (w *watcher) Close() error {
 	w.once.Do(func() {
 		close(w.closed)
+		w.backend.refusals.leave(w)
 		w.file.Close() // wakes a reading Next
 	})
 	return nil
 }
 
+func (w *watcher) isClosed() bool {
+	select {
+	case <-w.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // fill reads the socket until there is something to report.
 func (w *watcher) fill(ctx context.Context) error {
-	// The deadline is how a wait in the poller is ended. It is set and taken back under the turn: AfterFunc's function has
-	// either not started or is waited for, so no deadline is left for the next reader.
+	// The deadline is how a wait in the poller is ended. AfterFunc's function has either not started or is waited for, so
+	// that it does not end the wait of the next reader, who sets his own deadline.
 	expired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(expired)
@@ -146,10 +159,14 @@ func (w *watcher) fill(ctx context.Context) error {
 	defer func() {
 		if !stop() {
 			<-expired
-			_ = w.file.SetReadDeadline(time.Time{})
 		}
 	}()
 	for len(w.queue) == 0 {
+		// In this order: a context that ends from here on sets its deadline after this one.
+		w.backend.refusals.setDeadline(w)
+		if ctx.Err() != nil {
+			return watchError(usbtransport.ContextKind(ctx), nil)
+		}
 		message, err := w.receive()
 		switch {
 		case err == nil:
@@ -161,10 +178,10 @@ func (w *watcher) fill(ctx context.Context) error {
 			if err := w.rescan(context.WithoutCancel(ctx)); err != nil {
 				return watchError(usbtransport.ErrIO, err)
 			}
-		case errors.Is(err, os.ErrClosed):
+		case w.isClosed():
 			return watchError(usbtransport.ErrClosed, nil)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return watchError(usbtransport.ContextKind(ctx), nil)
+			w.tell(w.backend.refusals.news(w))
 		default:
 			return watchError(usbtransport.ErrIO, err)
 		}
@@ -216,7 +233,7 @@ func (w *watcher) handle(message []byte) {
 	if err != nil {
 		return
 	}
-	name, number, ok := event.device()
+	name, ok := event.device()
 	if !ok {
 		return
 	}
@@ -231,21 +248,21 @@ func (w *watcher) handle(message []byte) {
 		// An interface goes with its device; and udev repeats what the kernel has said.
 	default:
 		w.look(name, event.kind == "usb_device" && event.action == "bind")
-		if isKnown && w.known[name].Key == known.Key && w.worthAnotherTry(event, known.Key, number) {
+		if isKnown && w.known[name].Key == known.Key && event.worthAnotherTry() {
 			w.queue = append(w.queue, usbtransport.Event{Kind: usbtransport.Changed, Device: w.known[name]})
 		}
 	}
 }
 
-// worthAnotherTry reports whether an event may have changed the outcome of an Open.
-func (w *watcher) worthAnotherTry(event uevent, key string, number uint8) bool {
-	switch {
-	case event.kind == "usb_device":
-		return event.fromUdev
-	case event.action == "unbind" && !event.fromUdev:
-		return w.backend.wasRefused(claim{key, number})
+// tell reports that an Open which was refused would now succeed.
+func (w *watcher) tell(news []claim) {
+	for _, c := range news {
+		for _, info := range w.known {
+			if info.Key == c.key {
+				w.queue = append(w.queue, usbtransport.Event{Kind: usbtransport.Changed, Device: info})
+			}
+		}
 	}
-	return false
 }
 
 // look reads what is plugged in at a name and reports what is new. The kernel announces a device before it has set its
@@ -261,9 +278,6 @@ func (w *watcher) look(name string, final bool) {
 	case w.left[name] == info.Key:
 	case isKnown && known.Key == info.Key:
 		w.known[name] = info
-		if known.Descriptors == nil && info.Descriptors != nil {
-			w.queue = append(w.queue, usbtransport.Event{Kind: usbtransport.Changed, Device: info})
-		}
 	case errors.Is(info.Unreadable, errUnconfigured) && !final:
 		if isKnown {
 			w.remove(name)
@@ -318,7 +332,6 @@ func (w *watcher) arrive(info usbtransport.DeviceInfo) {
 func (w *watcher) remove(name string) {
 	info := w.known[name]
 	delete(w.known, name)
-	w.backend.forget(info.Key)
 	w.queue = append(w.queue, usbtransport.Event{Kind: usbtransport.Removed, Device: info})
 }
 
