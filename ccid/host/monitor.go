@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -74,7 +73,7 @@ type Monitor struct {
 // arrival is one plugged-in device.
 type arrival struct {
 	device *Device
-	retry  chan struct{} // has a token when another try may succeed
+	retry  chan struct{} // closed and replaced when another try may succeed; Monitor.mu guards it
 }
 
 // NewMonitor starts to watch the backend. ctx bounds the start only. options are those of each reader; its Number is not
@@ -181,7 +180,7 @@ func (m *Monitor) run() {
 
 func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 	m.left(info.Key)
-	a := &arrival{device: NewDevice(m.backend, info), retry: make(chan struct{}, 1)}
+	a := &arrival{device: NewDevice(m.backend, info), retry: make(chan struct{})}
 	m.mu.Lock()
 	m.attached[info.Key] = a
 	m.mu.Unlock()
@@ -190,7 +189,13 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 		m.log.Debugf("device %v: %v", info, err)
 	}
 	for _, f := range functions {
-		m.background.Go(func() { m.serve(a, f) })
+		if f.Unusable != nil {
+			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: f.Unusable})
+			continue
+		}
+		// Numbers are given here, in the order of arrival.
+		number := m.takeNumber()
+		m.background.Go(func() { m.serve(a, f, number) })
 	}
 }
 
@@ -198,6 +203,9 @@ func (m *Monitor) left(key string) {
 	m.mu.Lock()
 	a := m.attached[key]
 	delete(m.attached, key)
+	m.queue = slices.DeleteFunc(m.queue, func(q Event) bool {
+		return q.Kind == ReaderUnusable && q.Function.Device.Key == key
+	})
 	m.mu.Unlock()
 	if a != nil {
 		a.device.SetRemoved()
@@ -208,16 +216,13 @@ func (m *Monitor) changed(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a := m.attached[key]; a != nil {
-		select {
-		case a.retry <- struct{}{}:
-		default:
-		}
+		close(a.retry)
+		a.retry = make(chan struct{})
 	}
 }
 
 // serve opens one reader, holds it until it is removed, and closes it.
-func (m *Monitor) serve(a *arrival, f Function) {
-	number := m.takeNumber()
+func (m *Monitor) serve(a *arrival, f Function, number int) {
 	defer m.giveNumber(number)
 	r := m.open(a, f, number)
 	if r == nil {
@@ -254,6 +259,7 @@ func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
 	options.Number = number
 	reported := ""
 	for wait := leastRetry; ; wait = min(2*wait, mostRetry) {
+		retry := m.retryOf(a)
 		r, err := a.device.Open(m.life, f.Interface.Number, options)
 		if err == nil {
 			return r
@@ -265,28 +271,31 @@ func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
 			reported = reason
 			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
 		}
-		if errors.Is(err, ErrNotAReader) {
-			return nil
-		}
-		if !m.await(a, wait) {
+		if !m.await(a.device, retry, wait) {
 			return nil
 		}
 	}
 }
 
 // await waits until another try may help, and reports whether there is still somebody to try.
-func (m *Monitor) await(a *arrival, wait time.Duration) bool {
+func (m *Monitor) await(d *Device, retry <-chan struct{}, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-a.retry:
-	case <-a.device.Done():
+	case <-retry:
+	case <-d.Done():
 		return false
 	case <-m.life.Done():
 		return false
 	}
 	return true
+}
+
+func (m *Monitor) retryOf(a *arrival) <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return a.retry
 }
 
 func (m *Monitor) takeNumber() int {

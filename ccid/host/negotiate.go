@@ -8,7 +8,6 @@ import (
 
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
-	"github.com/goccid/goccid/t0"
 	"github.com/goccid/goccid/t1"
 )
 
@@ -27,6 +26,25 @@ type Parameters struct {
 	IFSC, IFSD int
 }
 
+// Mapping says who makes T=0 TPDUs out of APDUs, for readers at TPDU and character level.
+type Mapping uint8
+
+const (
+	// MapAPDU: Transmit takes APDUs, short or extended, and does what T=0 needs: GET RESPONSE, repeated Le, ENVELOPE
+	// (ISO/IEC 7816-3:2006 §12.2).
+	MapAPDU Mapping = iota
+	// Transparent: Transmit takes TPDUs, and the caller reacts to 61xx and 6Cxx, as PC/SC applications expect to.
+	Transparent
+)
+
+// String returns "APDUs" or "transparent".
+func (m Mapping) String() string {
+	if m == Transparent {
+		return "transparent"
+	}
+	return "APDUs"
+}
+
 // setup is one way to set up a card's protocol.
 type setup struct {
 	fd  byte
@@ -41,7 +59,7 @@ func (s *Slot) Connect(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return raw, s.SetProtocol(ctx, s.preferredProtocol(raw), t0.MapAPDU)
+	return raw, s.SetProtocol(ctx, s.preferredProtocol(raw), MapAPDU)
 }
 
 // preferredProtocol returns the protocol that Connect sets: 0 where there is none, so that SetProtocol says why.
@@ -74,7 +92,7 @@ func (s *Slot) readerSpeaks(t uint8) bool {
 //
 // With a protocol set already, the same one again only changes the mapping; another one costs a cold reset. Errors, in
 // an *Error: ErrNotPowered, ErrBadATR, ErrProtocol, ErrParameters with the reason for each try, and those of PowerOn.
-func (s *Slot) SetProtocol(ctx context.Context, t uint8, mapping t0.Mapping) error {
+func (s *Slot) SetProtocol(ctx context.Context, t uint8, mapping Mapping) error {
 	return s.do(ctx, "set protocol", func(ctx context.Context) error { return s.setProtocol(ctx, t, mapping) })
 }
 
@@ -89,7 +107,7 @@ func (s *Slot) Parameters() (Parameters, bool) {
 	return p, set
 }
 
-func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping t0.Mapping) error {
+func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error {
 	if err := s.checkProtocol(t); err != nil {
 		return err
 	}
@@ -199,7 +217,7 @@ func (s *Slot) readerLimits() atr.ReaderLimits {
 }
 
 // establish sets up T=t in one way. The card has just been reset.
-func (s *Slot) establish(ctx context.Context, t uint8, mapping t0.Mapping, try setup) error {
+func (s *Slot) establish(ctx context.Context, t uint8, mapping Mapping, try setup) error {
 	p := Parameters{T: t, FD: try.fd}
 	if try.pps != nil {
 		selected, err := s.exchangePPS(ctx, *try.pps)

@@ -15,16 +15,19 @@ type transmitter interface {
 	transmit(ctx context.Context, command []byte) ([]byte, error)
 }
 
-
 // newTransmitterT0 chooses how T=0 is spoken.
-func (s *Slot) newTransmitterT0(mapping t0.Mapping) (transmitter, error) {
+func (s *Slot) newTransmitterT0(mapping Mapping) (transmitter, error) {
 	switch s.level() {
 	case ccid.LevelShortAPDU:
 		return shortAPDU{s}, nil
 	case ccid.LevelExtendedAPDU:
 		return extendedAPDU{s}, nil
 	}
-	engine, err := t0.New(t0.Config{Mapping: mapping, ClassGetResponse: t0.EchoClass, ClassEnvelope: t0.EchoClass})
+	config := t0.Config{Mapping: t0.MapAPDU, ClassGetResponse: t0.EchoClass, ClassEnvelope: t0.EchoClass}
+	if mapping == Transparent {
+		config.Mapping = t0.Transparent
+	}
+	engine, err := t0.New(config)
 	if err != nil {
 		return nil, err
 	}
