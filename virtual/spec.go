@@ -1,0 +1,311 @@
+package virtual
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/virtual/card"
+)
+
+// Spec is a virtual reader as command lines describe it: KEY=VALUE, separated by commas.
+//
+//	reader=NAME    the model, as FindModel takes it (gemalto-pc-twin)
+//	level=LEVEL    character, tpdu, short or extended: the exchange level (that of the model)
+//	slots=N        1..8 (as many as the model has)
+//	card=CARD      what is in a slot; given again, or joined by +, for the slots after it (t1 in slot 0, none in the others):
+//	               t0, t1           a card with a small file system
+//	               none             nothing
+//	               vpcd:HOST:PORT   a card that waits for a reader there ("vicc --reversed")
+//	               vpcd-listen:PORT wait there for a card to connect ("vicc"), on the loopback interface;
+//	                                HOST:PORT to listen elsewhere
+//	name=TEXT      the product string
+//	serial=TEXT    the serial number
+//	features=N     dwFeatures
+//	message=N      dwMaxCCIDMessageLength
+//	busy=N         bMaxCCIDBusySlots
+//
+// All are optional; what is not given is as the real reader has it. Numbers are decimal, or hexadecimal after 0x.
+type Spec struct {
+	Config Config
+	// Cards says what is in each slot, from slot 0 on.
+	Cards []CardSpec
+}
+
+// CardKind is what kind of card a CardSpec asks for.
+type CardKind uint8
+
+// The kinds of card.
+const (
+	NoCard CardKind = iota
+	CardT0
+	CardT1
+	CardVPCD       // connects to Address
+	CardVPCDListen // waits for a card at Address
+)
+
+// CardSpec is what is in one slot.
+type CardSpec struct {
+	Kind CardKind
+	// Address is HOST:PORT, for the vpcd kinds.
+	Address string
+}
+
+var errSpec = errors.New("virtual reader")
+
+// ParseSpec reads a Spec. The error names the key or value that is wrong, and what is possible.
+func ParseSpec(text string) (Spec, error) {
+	s := Spec{}
+	var overrides []func(*ccid.ClassDescriptor)
+	seen := map[string]bool{}
+	for _, field := range strings.Split(text, ",") {
+		field = strings.TrimSpace(field)
+		if field == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(field, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		value = strings.TrimSpace(value)
+		switch {
+		case !ok:
+			return Spec{}, fmt.Errorf("%w: %q is not KEY=VALUE", errSpec, field)
+		case seen[key] && key != "card":
+			return Spec{}, fmt.Errorf("%w: %s is given twice", errSpec, key)
+		case value == "":
+			return Spec{}, fmt.Errorf("%w: %s has no value", errSpec, key)
+		}
+		seen[key] = true
+		override, err := s.set(key, value)
+		if err != nil {
+			return Spec{}, fmt.Errorf("%w: %w", errSpec, err)
+		}
+		if override != nil {
+			overrides = append(overrides, override)
+		}
+	}
+	if !seen["card"] {
+		s.Cards = []CardSpec{{Kind: CardT1}}
+	}
+	if len(overrides) > 0 {
+		s.Config.Override = func(d *ccid.ClassDescriptor) {
+			for _, override := range overrides {
+				override(d)
+			}
+		}
+	}
+	return s, s.check()
+}
+
+// check finds what fits no slot while there is still a text to blame.
+func (s Spec) check() error {
+	r, err := NewReader(s.Config)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSpec, err)
+	}
+	if len(s.Cards) > r.Slots() {
+		return fmt.Errorf("%w: %d cards, but %s has %d slots; slots=N gives it more", errSpec, len(s.Cards), r.model.Name, r.Slots())
+	}
+	return nil
+}
+
+var levels = map[string]ccid.ExchangeLevel{
+	"character": ccid.LevelCharacter, "tpdu": ccid.LevelTPDU, "short": ccid.LevelShortAPDU, "extended": ccid.LevelExtendedAPDU,
+}
+
+// set takes one key. What it changes in the class descriptor is returned.
+func (s *Spec) set(key, value string) (func(*ccid.ClassDescriptor), error) {
+	switch key {
+	case "reader":
+		if _, err := FindModel(value); err != nil {
+			return nil, err
+		}
+		s.Config.Model = value
+	case "level":
+		level, ok := levels[strings.ToLower(value)]
+		if !ok {
+			return nil, fmt.Errorf("level %q: character, tpdu, short and extended are possible", value)
+		}
+		s.Config.Level = &level
+	case "slots":
+		n, err := number(key, value, 1, maxSlots)
+		s.Config.Slots = int(n)
+		return nil, err
+	case "card":
+		for _, part := range strings.Split(value, "+") {
+			c, err := parseCard(strings.TrimSpace(part))
+			if err != nil {
+				return nil, err
+			}
+			s.Cards = append(s.Cards, c)
+		}
+	case "name":
+		s.Config.Product = value
+	case "serial":
+		s.Config.SerialNumber = value
+	case "features":
+		n, err := number(key, value, 0, 1<<32-1)
+		return func(d *ccid.ClassDescriptor) { d.DwFeatures = ccid.Features(n) }, err
+	case "message":
+		n, err := number(key, value, 0, 1<<32-1)
+		return func(d *ccid.ClassDescriptor) { d.DwMaxCCIDMessageLength = uint32(n) }, err
+	case "busy":
+		n, err := number(key, value, 0, 255)
+		return func(d *ccid.ClassDescriptor) { d.BMaxCCIDBusySlots = uint8(n) }, err
+	default:
+		return nil, fmt.Errorf("key %q: reader, level, slots, card, name, serial, features, message and busy are possible", key)
+	}
+	return nil, nil
+}
+
+func number(key, value string, lowest, highest uint64) (uint64, error) {
+	n, err := strconv.ParseUint(value, 0, 64)
+	if err != nil || n < lowest || n > highest {
+		return 0, fmt.Errorf("%s %q: a number from %d to %d is needed", key, value, lowest, highest)
+	}
+	return n, nil
+}
+
+func parseCard(value string) (CardSpec, error) {
+	kind, address, _ := strings.Cut(value, ":")
+	switch strings.ToLower(kind) {
+	case "t0", "t1", "none":
+		if address == "" {
+			return CardSpec{Kind: map[string]CardKind{"t0": CardT0, "t1": CardT1, "none": NoCard}[strings.ToLower(kind)]}, nil
+		}
+	case "vpcd":
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || host == "" || !validPort(port) {
+			return CardSpec{}, fmt.Errorf("card %q: vpcd:HOST:PORT is needed", value)
+		}
+		return CardSpec{Kind: CardVPCD, Address: address}, nil
+	case "vpcd-listen":
+		if !strings.Contains(address, ":") {
+			address = "127.0.0.1:" + address
+		}
+		if _, port, err := net.SplitHostPort(address); err != nil || !validPort(port) {
+			return CardSpec{}, fmt.Errorf("card %q: vpcd-listen:PORT or vpcd-listen:HOST:PORT is needed", value)
+		}
+		return CardSpec{Kind: CardVPCDListen, Address: address}, nil
+	}
+	return CardSpec{}, fmt.Errorf("card %q: t0, t1, none, vpcd:HOST:PORT and vpcd-listen:PORT are possible", value)
+}
+
+func validPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+// Station is a reader made from a Spec, and what keeps cards from outside coming into its slots.
+type Station struct {
+	*Reader
+	cancel    context.CancelFunc
+	attending sync.WaitGroup
+	listeners []net.Addr
+}
+
+// Start makes the reader. Cards that have to be connected to must be there within ctx; cards that connect to us may
+// come, go and come again until Close.
+func (s Spec) Start(ctx context.Context) (*Station, error) {
+	r, err := NewReader(s.Config)
+	if err != nil {
+		return nil, err
+	}
+	life, cancel := context.WithCancel(context.Background())
+	station := &Station{Reader: r, cancel: cancel}
+	for slot, c := range s.Cards {
+		if err := station.insert(ctx, life, slot, c); err != nil {
+			return nil, errors.Join(err, station.Close())
+		}
+	}
+	return station, nil
+}
+
+// insert puts in what a CardSpec asks for. ctx bounds the start, life what goes on.
+func (s *Station) insert(ctx, life context.Context, slot int, c CardSpec) error {
+	var err error
+	switch c.Kind {
+	case CardT0:
+		_, err = s.SetCard(slot, card.NewT0())
+	case CardT1:
+		_, err = s.SetCard(slot, card.NewT1())
+	case CardVPCD:
+		var remote *card.Remote
+		if remote, err = card.DialVPCD(ctx, c.Address); err != nil {
+			return err
+		}
+		s.attending.Go(func() {
+			s.attend(life, slot, remote, func(ctx context.Context) (*card.Remote, error) { return redial(ctx, c.Address) })
+		})
+	case CardVPCDListen:
+		var config net.ListenConfig
+		l, listenErr := config.Listen(ctx, "tcp", c.Address)
+		if listenErr != nil {
+			return fmt.Errorf("virtual: wait for a card: %w", listenErr)
+		}
+		s.listeners = append(s.listeners, l.Addr())
+		s.attending.Go(func() {
+			defer func() { _ = l.Close() }()
+			s.attend(life, slot, nil, func(ctx context.Context) (*card.Remote, error) { return card.AcceptVPCD(ctx, l.(*net.TCPListener)) })
+		})
+	}
+	return err
+}
+
+// Listeners are the addresses at which cards are waited for, in the order of their slots.
+func (s *Station) Listeners() []net.Addr { return s.listeners }
+
+// redialInterval is how long to wait before a card that went is called again.
+const redialInterval = time.Second
+
+func redial(ctx context.Context, address string) (*card.Remote, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(redialInterval):
+		}
+		if remote, err := card.DialVPCD(ctx, address); err == nil {
+			return remote, nil
+		}
+	}
+}
+
+// attend keeps a slot filled with cards from outside, one after another, until ctx ends.
+func (s *Station) attend(ctx context.Context, slot int, remote *card.Remote, next func(context.Context) (*card.Remote, error)) {
+	for {
+		if remote == nil {
+			var err error
+			if remote, err = next(ctx); err != nil {
+				return
+			}
+		}
+		icc := card.New(remote, card.Options{})
+		s.replace(slot, icc)
+		select {
+		case <-remote.Gone():
+		case <-ctx.Done():
+		}
+		s.replace(slot, nil)
+		_ = icc.Close() // a connection that is at its end
+		remote = nil
+	}
+}
+
+// replace puts a card in, and leaves the one that was there to its owner.
+func (s *Station) replace(slot int, c card.Card) {
+	// The slot exists: ParseSpec and insert have used it.
+	_, _ = s.SetCard(slot, c)
+}
+
+// Close ends what brings cards, and the cards.
+func (s *Station) Close() error {
+	s.cancel()
+	s.attending.Wait()
+	return s.Reader.Close()
+}
