@@ -116,12 +116,15 @@ var emvCases = []struct {
 		name: "case 2 normal advanced, 6C then 61",
 		apdu: "00 B2 01 0C 00",
 		tpdus: []turn{
-			{"00 B2 01 0C 00", "6C 1C"}, {"00 B2 01 0C 1C", "61 1C"},
-			{"00 C0 00 00 1C", record1 + "61 0F"}, {"00 C0 00 00 0F", record2 + "90 00"},
+			{"00 B2 01 0C 00", "6C 1C"},
+			{"00 B2 01 0C 1C", "61 1C"},
+			{"00 C0 00 00 1C", record1 + "61 0F"},
+			{"00 C0 00 00 0F", record2 + "90 00"},
 		},
 		// The card sends the first 13 bytes one by one, so that it can end early.
 		characters: []turn{
-			{"00 B2 01 0C 00", "6C 1C"}, {"00 B2 01 0C 1C", "61 1C"},
+			{"00 B2 01 0C 00", "6C 1C"},
+			{"00 B2 01 0C 1C", "61 1C"},
 			{"00 C0 00 00 1C", "3F70 3F1A 3F61 3F18 3F4F 3F07 3FA0 3F00 3F00 3F00 3F03 3F10 3F10 610F"},
 			{"00 C0 00 00 0F", "C0" + record2 + "90 00"},
 		},
@@ -148,8 +151,10 @@ var emvCases = []struct {
 			{selectPSE, "62 86"}, {"00 C0 00 00 00", "6C 26"}, {"00 C0 00 00 26", pseFCI + "90 00"},
 		},
 		characters: []turn{
-			{"00 A4 04 00 0E", "A4"}, {pseData, "62 86"},
-			{"00 C0 00 00 00", "6C 26"}, {"00 C0 00 00 26", "C0" + pseFCI + "90 00"},
+			{"00 A4 04 00 0E", "A4"},
+			{pseData, "62 86"},
+			{"00 C0 00 00 00", "6C 26"},
+			{"00 C0 00 00 26", "C0" + pseFCI + "90 00"},
 		},
 		response: pseFCI + "62 86",
 	},
