@@ -10,9 +10,6 @@ import (
 // MaxLength is the length of the longest ATR: TS and 32 more characters (ISO/IEC 7816-3:2006 §8.2.1).
 const MaxLength = 33
 
-// maxHistorical is the most that K, the low half of T0, can announce.
-const maxHistorical = 15
-
 // The kinds of failure of Parse, to be tested with errors.Is.
 var (
 	// ErrTruncated: the ATR ends before the bytes it announces.

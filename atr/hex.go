@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// ErrHex: text that isn't hexadecimal bytes.
+// ErrHex says that text is not hexadecimal bytes.
 var ErrHex = errors.New("not hexadecimal bytes")
 
 // ParseHex decodes bytes as people write them: two hexadecimal digits each, upper or lower case, together or separated by

@@ -40,8 +40,11 @@ func TestCandidates(t *testing.T) {
 			"any speed: down through the powers of two", "3B 10 96",
 			atr.ReaderLimits{DefaultClockHz: mhz4, MaxClockHz: mhz4, MaxDataRateBps: 1_000_000},
 			[]summary{
-				{0x96, mhz4, 250000, true, true}, {0x95, mhz4, 125000, true, true},
-				{0x94, mhz4, 62500, true, true}, {0x93, mhz4, 31250, true, true}, {0x92, mhz4, 15625, true, true},
+				{0x96, mhz4, 250000, true, true},
+				{0x95, mhz4, 125000, true, true},
+				{0x94, mhz4, 62500, true, true},
+				{0x93, mhz4, 31250, true, true},
+				{0x92, mhz4, 15625, true, true},
 				slow(mhz4, 10752),
 			},
 		},
@@ -49,8 +52,10 @@ func TestCandidates(t *testing.T) {
 			"Di 12 falls back to 8, not to 20", "3B 10 18",
 			atr.ReaderLimits{DefaultClockHz: mhz4, MaxDataRateBps: 1_000_000},
 			[]summary{
-				{0x18, mhz4, 129032, true, true}, {0x14, mhz4, 86021, true, true},
-				{0x13, mhz4, 43010, true, true}, {0x12, mhz4, 21505, true, true},
+				{0x18, mhz4, 129032, true, true},
+				{0x14, mhz4, 86021, true, true},
+				{0x13, mhz4, 43010, true, true},
+				{0x12, mhz4, 21505, true, true},
 				slow(mhz4, 10752),
 			},
 		},
@@ -71,27 +76,33 @@ func TestCandidates(t *testing.T) {
 		},
 		{
 			"no TA1: the default", "3B 00",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"slower than the default: the default", "3B 10 31",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"as fast as the default: the default", "3B 10 32",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"reserved Fi: the default", "3B 10 77",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"reserved Di: the default", "3B 10 9A",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"the clock is above fmax: the default", "3B 10 08",
-			atr.ReaderLimits{DefaultClockHz: mhz48}, []summary{slow(mhz48, 12903)},
+			atr.ReaderLimits{DefaultClockHz: mhz48},
+			[]summary{slow(mhz48, 12903)},
 		},
 		{
 			"the list is for the maximum clock, which the card bears", "3B 10 B7",
@@ -105,11 +116,13 @@ func TestCandidates(t *testing.T) {
 		},
 		{
 			"an unknown clock: the default", "3B 10 96",
-			atr.ReaderLimits{MaxClockHz: mhz4}, []summary{slow(0, 0)},
+			atr.ReaderLimits{MaxClockHz: mhz4},
+			[]summary{slow(0, 0)},
 		},
 		{
 			"an absurd clock: the default", "3B 10 96",
-			atr.ReaderLimits{DefaultClockHz: 1_024_000_000}, []summary{slow(1_024_000_000, 2752688)},
+			atr.ReaderLimits{DefaultClockHz: 1_024_000_000},
+			[]summary{slow(1_024_000_000, 2752688)},
 		},
 		{
 			"absurd list entries match nothing", "3B 10 96",
@@ -118,23 +131,28 @@ func TestCandidates(t *testing.T) {
 		},
 		{
 			"specific mode: TA1 without PPS", "3B 90 96 10 80",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{{0x96, mhz4, 250000, false, true}},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{{0x96, mhz4, 250000, false, true}},
 		},
 		{
 			"specific mode, faster than the reader", "3B 90 97 10 80",
-			atr.ReaderLimits{DefaultClockHz: mhz4, MaxDataRateBps: 250_000}, []summary{{0x97, mhz4, 500000, false, false}},
+			atr.ReaderLimits{DefaultClockHz: mhz4, MaxDataRateBps: 250_000},
+			[]summary{{0x97, mhz4, 500000, false, false}},
 		},
 		{
 			"specific mode without TA1: the default", "3B 80 10 80",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"specific mode, reserved factors", "3B 90 77 10 80",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{slow(mhz4, 10752)},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{slow(mhz4, 10752)},
 		},
 		{
 			"specific mode, slower than the default", "3B 90 31 10 80",
-			atr.ReaderLimits{DefaultClockHz: mhz4}, []summary{{0x31, mhz4, 5376, false, true}},
+			atr.ReaderLimits{DefaultClockHz: mhz4},
+			[]summary{{0x31, mhz4, 5376, false, true}},
 		},
 	}
 	for _, tt := range tests {
