@@ -24,19 +24,21 @@
 //
 // # States
 //
-//	        Transmit, Delegate                 last block acknowledged
-//	idle ───────────────────────▶ sending ───────────────────────────▶ receiving
-//	 ▲ │                             │  S(ABORT request) of the card      │  │
-//	 │ │ NegotiateIFSD               ├───────────────▶ aborting ◀─────────┘  │
-//	 │ └──────────▶ requesting ◀─────┴── Abort of the caller ────────────────┤
-//	 │                  │                                                    │
-//	 ├── answer ────────┴──────────────── last I-block: Done ────────────────┤
-//	 │                                                                       │
-//	 │                   3 repeats of one block in vain (from any state)     │
-//	 └── ErrInterrupted ──────────── resynching ◀────────────────────────────┘
-//	                                     │ 3 S(RESYNCH request) in vain
-//	                                     ▼
-//	                        dead: ErrNeedReset until Reset
+//	              Transmit, Delegate            our last block acknowledged
+//	idle ─────────────────────────────▶ sending ──────────────────────▶ receiving
+//	 ▲│                                  │   │                           │  │  │
+//	 ││                                  │   └──── S(ABORT request) ─────┘  │  │
+//	 ││                                  │         of the card: aborting    │  │
+//	 ││ NegotiateIFSD                    │ Abort            │               │  │
+//	 │└───────────────▶ requesting ◀─────┴──────────────────┼───────────────┘  │
+//	 │                   │      │                           │                  │
+//	 ├── S(IFS response) ┘      └─ S(ABORT response) ─┐     │ any block        │
+//	 │                                                ▼     ▼                  │
+//	 ├── ErrInterrupted ◀── S(RESYNCH response) ──── resynching ◀── 3 repeats  │
+//	 │                                                │      of a block in vain,
+//	 │                               3 × in vain      │      from any state    │
+//	 │                  unresponsive: ErrNeedReset ◀──┘                        │
+//	 └── Done ◀────────────── last I-block of the answer ──────────────────────┘
 //
 // # What a resynchronisation means
 //

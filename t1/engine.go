@@ -81,7 +81,7 @@ const (
 	sending            // the acknowledgement of an I-block of ours
 	receiving          // the next I-block of the card
 	requesting         // the response to S(IFS request) or S(ABORT request)
-	aborting           // the R-block by which the card hands back the right to send
+	aborting           // the R-block that ends an abortion by the card
 	resynching         // S(RESYNCH response)
 	unresponsive       // nothing: the card must be reset
 )
@@ -89,13 +89,12 @@ const (
 // Engine is the interface-device side of one T=1 session. Its zero value is not
 // usable, see New. It must not be used by two goroutines at a time.
 type Engine struct {
-	cfg    Config // as at power-up
-	ifsc   int    // largest information field the card takes
-	ifsd   int    // largest information field the card may send
-	ns     byte   // N(S) of the I-block under way, or of the next one
-	nr     byte   // N(S) expected from the card, N(R) of our R-blocks
-	resume byte   // N(S) of the next command if phase aborting ends well
-	phase  phase
+	cfg   Config // as at power-up
+	ifsc  int    // largest information field the card takes
+	ifsd  int    // largest information field the card may send
+	ns    byte   // N(S) of the I-block under way, or of the next one
+	nr    byte   // N(S) expected from the card, N(R) of our R-blocks
+	phase phase
 
 	command   []byte // what Transmit was given, nil for Delegate
 	offset    int    // where in command the I-block under way begins
@@ -117,12 +116,11 @@ type Engine struct {
 	last    PCB     // PCB of the block sent last
 	tx      [maxBlock]byte
 
-	repeats   int  // of the block under way, in succession
-	resynch   int  // S(RESYNCH request) blocks sent
-	uncertain bool // a block was lost or repeated since the two sides were synchronised
-	wtx       int  // S(WTX request) blocks since the last progress
-	stalls    int  // other blocks without progress
-	cause     error
+	repeats int // of the block under way, in succession
+	resynch int // S(RESYNCH request) blocks sent
+	wtx     int // S(WTX request) blocks since the last progress
+	stalls  int // other blocks without progress
+	cause   error
 }
 
 // New returns an engine for a card that has just been reset. It fails with
@@ -155,7 +153,6 @@ func (e *Engine) Reset(c Config) error {
 func (e *Engine) initialise() {
 	e.ns, e.nr = 0, 0
 	e.accepted = noPCB
-	e.uncertain = false
 	e.ifsc, e.ifsd = e.cfg.IFSC, e.cfg.IFSD
 }
 
@@ -233,10 +230,10 @@ func (e *Engine) Withdraw() {
 
 // Abort asks for an end of the chain under way, ours or the card's (rule 9):
 // instead of its next part or acknowledgement the engine sends
-// S(ABORT request), and the exchange ends with ErrAborted. An exchange that is
-// complete before that ends as if Abort had not been called, so a command or
-// answer of a single block cannot be aborted. Without an exchange, Abort does
-// nothing.
+// S(ABORT request), then resynchronises, and the exchange ends with an Error that
+// is both ErrInterrupted and ErrAborted. An exchange that is complete before that
+// ends as if Abort had not been called, so a command or answer of a single block
+// cannot be aborted. Without an exchange, Abort does nothing.
 func (e *Engine) Abort() {
 	e.abort = e.phase == sending || e.phase == receiving
 }
@@ -313,7 +310,10 @@ func (e *Engine) BadParity() (Step, error) {
 }
 
 func (e *Engine) accept(b Block) (Step, error) {
-	if e.phase == resynching {
+	switch e.phase {
+	case aborting:
+		return e.giveUp(ErrAborted), nil
+	case resynching:
 		return e.acceptResynch(b)
 	}
 	switch b.PCB.Kind() {
@@ -341,9 +341,6 @@ func (e *Engine) accept(b Block) (Step, error) {
 func (e *Engine) acceptInformation(b Block) (Step, error) {
 	switch {
 	case e.phase == sending && !e.chaining(), e.phase == receiving:
-	case e.phase == aborting:
-		// The card has I-blocks under way after all: their numbers are not known.
-		return e.giveUp(ErrAborted), nil
 	default:
 		return e.fault(ErrUnexpected)
 	}
@@ -395,15 +392,6 @@ func (e *Engine) repetition(b Block) bool {
 // the error code: the card names the I-block it expects.
 func (e *Engine) acceptReceiveReady(b Block) (Step, error) {
 	switch e.phase {
-	case aborting:
-		// Rule 9: the card hands back the right to send.
-		if e.uncertain || b.PCB.NR() != e.resume {
-			return e.giveUp(ErrAborted), nil
-		}
-		e.ns = e.resume
-		e.finish()
-
-		return Step{}, e.failure(ErrAborted)
 	case sending:
 	default:
 		// In phase receiving the card has missed our R-block and says so:
@@ -438,7 +426,6 @@ func (e *Engine) repeatChunk() (Step, error) {
 		return e.giveUp(ErrUnknownContent), nil
 	}
 	e.repeats++
-	e.uncertain = true
 	if e.repeats > maxRepeats {
 		return e.giveUp(ErrSequence), nil
 	}
@@ -453,10 +440,10 @@ func (e *Engine) acceptResponse(b Block) (Step, error) {
 	if e.phase != requesting || b.PCB != e.request.PCB|sResponse || string(b.INF) != string(e.request.INF) {
 		return e.fault(ErrUnexpected)
 	}
-	e.finish()
 	if b.PCB == AbortResponse {
-		return Step{}, e.failure(ErrAborted)
+		return e.giveUp(ErrAborted), nil // see acceptAbort
 	}
+	e.finish()
 	e.ifsd = int(b.INF[0])
 
 	return Step{Done: true}, nil
@@ -489,25 +476,20 @@ func (e *Engine) acceptRequest(b Block) (Step, error) {
 	return e.fault(ErrUnexpected)
 }
 
-// acceptAbort takes the end of a chain, of which nothing is kept (rule 9).
+// acceptAbort takes the end of a chain, of which nothing is kept (rule 9). Our
+// response, and the R-block by which the card hands back the right to send, are
+// followed by a resynchronisation; so is an abortion that we asked for.
 //
-// An abortion leaves the count of I-blocks to good faith: nobody can tell whether
-// the card counts one that it sent, or we sent, and that got lost, nor whether the
-// R-block that ends the abortion is a late repetition. So it goes by rule 9 while
-// nothing has been lost or repeated, else by a resynchronisation (rule 6).
+// The standard does not ask for that. But an abortion leaves the count of I-blocks
+// to good faith: nobody can tell whether the other side counts one that got lost
+// before it, nor whether the block that ends it is the repetition of an older one. Two sides that
+// count differently take a refusal for an acknowledgement, and then the second
+// part of a chain for the first.
 func (e *Engine) acceptAbort(b Block) (Step, error) {
 	if e.phase == requesting {
 		return e.fault(ErrUnexpected)
 	}
-	if e.uncertain || e.phase == aborting {
-		return e.giveUp(ErrAborted), nil
-	}
-	e.resume = e.ns
-	if e.phase == sending {
-		e.resume ^= 1 // the request stands in for an acknowledgement
-	}
 	e.phase = aborting
-	e.response = e.response[:0]
 
 	return e.respond(b), nil
 }
@@ -531,11 +513,13 @@ func (e *Engine) acceptResynch(b Block) (Step, error) {
 
 // fault reacts to a block that is invalid or did not come.
 func (e *Engine) fault(cause error) (Step, error) {
-	if e.phase == resynching {
+	switch e.phase {
+	case aborting:
+		return e.giveUp(ErrAborted), nil
+	case resynching:
 		return e.sendResynch()
 	}
 	e.repeats++
-	e.uncertain = true
 	if e.repeats > maxRepeats {
 		return e.giveUp(cause), nil // rule 7.4.2
 	}

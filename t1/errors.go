@@ -12,15 +12,16 @@ var (
 	// (ISO/IEC 7816-3:2006 §11.6.3.2 rule 6.4); every call fails with it until
 	// Engine.Reset.
 	ErrNeedReset = errors.New("t1: card does not resynchronise, it needs a reset")
-	// ErrInterrupted reports that the exchange could not be repaired and that
-	// card and engine are synchronised again. The next command may be sent; both
-	// information field sizes are back at their initial values.
+	// ErrInterrupted reports that the exchange could not be completed and that
+	// card and engine are synchronised again. What was received is dropped. The
+	// next command may be sent; both information field sizes are back at their
+	// initial values.
 	ErrInterrupted = errors.New("t1: exchange interrupted by a resynchronisation")
-	// ErrAborted reports that the card, or the caller with Engine.Abort, ended a
-	// chain by S(ABORT request). What was received is dropped; the next command
-	// may be sent.
-	ErrAborted = errors.New("t1: chain aborted")
 )
+
+// ErrAborted reports, as the Cause of an Error, that the card, or the caller with
+// Engine.Abort, ended a chain by S(ABORT request).
+var ErrAborted = errors.New("t1: chain aborted")
 
 // Misuse of the engine; none of them changes its state.
 var (
@@ -79,10 +80,9 @@ func (d Delivery) String() string {
 
 // Error ends an exchange.
 type Error struct {
-	// Err is ErrNeedReset, ErrInterrupted or ErrAborted.
+	// Err is ErrNeedReset or ErrInterrupted.
 	Err error
-	// Cause is the fault after which the exchange was given up, nil if there was
-	// none.
+	// Cause is why the exchange was given up: ErrAborted or the last fault.
 	Cause error
 	// Delivered tells how much of the command the card may have seen. What the
 	// card did with it is not known, not even for PartlySent: a card may act on
@@ -92,19 +92,8 @@ type Error struct {
 
 // Error describes the failure in one line.
 func (e *Error) Error() string {
-	s := fmt.Sprintf("%s (command %s)", e.Err, e.Delivered)
-	if e.Cause != nil {
-		s += ": " + e.Cause.Error()
-	}
-
-	return s
+	return fmt.Sprintf("%s (command %s): %s", e.Err, e.Delivered, e.Cause)
 }
 
 // Unwrap gives errors.Is both Err and Cause.
-func (e *Error) Unwrap() []error {
-	if e.Cause == nil {
-		return []error{e.Err}
-	}
-
-	return []error{e.Err, e.Cause}
-}
+func (e *Error) Unwrap() []error { return []error{e.Err, e.Cause} }

@@ -2,7 +2,6 @@ package t1
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -38,7 +37,7 @@ type world struct {
 	wire     string // the block the host has sent
 	held     string // the block of the card that the line keeps back
 	overtook bool   // a younger block has been delivered before it
-	script   [][]byte
+	script   []exchange
 	pos      int // command under way
 	oddities int // still allowed
 	trace    *trace
@@ -47,6 +46,8 @@ type world struct {
 // trace is how the walk came to a world; kept for the failure message.
 type trace struct {
 	before *trace
+	mark   byte // > from the host, < to the host, = end of the exchange
+	block  string
 	what   string
 }
 
@@ -54,8 +55,21 @@ func (tr *trace) String() string {
 	if tr == nil {
 		return ""
 	}
+	b := wire{}
+	if len(tr.block) > 3 {
+		b = wire{set: true, pcb: PCB(tr.block[1]), inf: tr.block[3 : len(tr.block)-1]}
+	}
+	if !b.set {
+		return fmt.Sprintf("%s\n%c %s", tr.before, tr.mark, tr.what)
+	}
 
-	return tr.before.String() + "\n" + tr.what
+	return fmt.Sprintf("%s\n%c %s %X %s", tr.before, tr.mark, b.pcb, b.inf, tr.what)
+}
+
+// exchange is a command, and whether the host wants its chain aborted.
+type exchange struct {
+	command []byte
+	abort   bool
 }
 
 // walker holds what all worlds share.
@@ -78,23 +92,26 @@ func modelAnswer(command []byte) []byte {
 }
 
 func TestModel(t *testing.T) {
+	one, two, three := []byte{0x11}, []byte{0x21}, []byte{0x31}
 	for _, tt := range []struct {
 		name           string
-		script         [][]byte
+		script         []exchange
 		ifsc, ifsd     int
 		resendOnRepeat bool
 		oddities       int
 		short          int // oddities with -short and under the race detector
 	}{
-		{"two single blocks", [][]byte{{0x11}, {0x21}}, 1, 1, false, 12, 4},
-		{"three single blocks", [][]byte{{0x11}, {0x21}, {0x31}}, 1, 1, false, 9, 3},
-		{"three single blocks, card repeats its block", [][]byte{{0x11}, {0x21}, {0x31}}, 1, 1, true, 9, 3},
-		{"chained command", [][]byte{{0x11, 0xA2, 0xA3}, {0x21}}, 1, 1, false, 9, 3},
-		{"chained command, card repeats its block", [][]byte{{0x11, 0xA2}, {0x21, 0xB2}}, 1, 1, true, 8, 3},
-		{"chained answer", [][]byte{{0x12}, {0x22}}, 1, 1, false, 9, 3},
-		{"chained answer of three blocks", [][]byte{{0x13}, {0x21}}, 1, 1, false, 8, 3},
-		{"chains both ways", [][]byte{{0x12, 0xA2}, {0x22, 0xB2}, {0x31}}, 1, 1, false, 7, 3},
-		{"chains both ways, IFSC 2", [][]byte{{0x12, 0xA2, 0xA3, 0xA4}, {0x22, 0xB2}}, 2, 1, true, 7, 3},
+		{"two single blocks", []exchange{{one, false}, {two, false}}, 1, 1, false, 6, 3},
+		{"three single blocks", []exchange{{one, false}, {two, false}, {three, false}}, 1, 1, false, 4, 3},
+		{"three single blocks, card repeats its block", []exchange{{one, false}, {two, false}, {three, false}}, 1, 1, true, 4, 3},
+		{"chained command", []exchange{{[]byte{0x11, 0xA2, 0xA3}, false}, {two, false}}, 1, 1, false, 4, 3},
+		{"chained command, card repeats its block", []exchange{{[]byte{0x11, 0xA2}, false}, {[]byte{0x21, 0xB2}, false}}, 1, 1, true, 4, 3},
+		{"chained answer", []exchange{{[]byte{0x12}, false}, {[]byte{0x22}, false}}, 1, 1, false, 4, 3},
+		{"chained answer of three blocks", []exchange{{[]byte{0x13}, false}, {two, false}}, 1, 1, false, 4, 3},
+		{"chains both ways", []exchange{{[]byte{0x12, 0xA2}, false}, {[]byte{0x22, 0xB2}, false}, {three, false}}, 1, 1, false, 4, 3},
+		{"chains both ways, IFSC 2", []exchange{{[]byte{0x12, 0xA2, 0xA3, 0xA4}, false}, {[]byte{0x22, 0xB2}, false}}, 2, 1, true, 4, 3},
+		{"chained command aborted by the host", []exchange{{[]byte{0x11, 0xA2}, true}, {[]byte{0x22, 0xB2}, false}}, 1, 1, false, 4, 3},
+		{"chained answer aborted by the host", []exchange{{[]byte{0x12}, true}, {[]byte{0x22}, false}}, 1, 1, false, 4, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			oddities := tt.oddities
@@ -116,8 +133,8 @@ func TestModel(t *testing.T) {
 			}
 			// Every oddity can cost a few blocks; none may cost a loop.
 			blocks := 0
-			for _, command := range tt.script {
-				blocks += len(command) + len(modelAnswer(command))
+			for _, x := range tt.script {
+				blocks += len(x.command) + len(modelAnswer(x.command))
 			}
 			require.LessOrEqual(t, int(longest), blocks+len(tt.script)*(maxRepeats+maxResynch+2)+2*oddities)
 		})
@@ -153,8 +170,8 @@ func (k *walker) hash(w *world) uint64 {
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
-	b = append(b, byte(e.ifsc), byte(e.ifsd), e.ns, e.nr, e.resume, byte(e.phase), byte(e.offset), byte(e.chunk),
-		byte(e.delivered), byte(e.last), byte(e.repeats), byte(e.resynch), byte(e.wtx), byte(e.stalls), byte(e.accepted), bit(e.uncertain))
+	b = append(b, byte(e.ifsc), byte(e.ifsd), e.ns, e.nr, byte(e.phase), byte(e.offset), byte(e.chunk),
+		byte(e.delivered), byte(e.last), byte(e.repeats), byte(e.resynch), byte(e.wtx), byte(e.stalls), byte(e.accepted))
 	text(string(e.acceptedINF[:e.acceptedLen]))
 	text(string(e.response))
 	b = append(b, byte(c.ifsc), byte(c.ifsd), c.expect, c.own, bit(c.hasPart), byte(c.executed), bit(c.fresh), bit(c.afterFresh))
@@ -167,7 +184,7 @@ func (k *walker) hash(w *world) uint64 {
 	block(c.last)
 	text(w.wire)
 	text(w.held)
-	b = append(b, bit(w.overtook), byte(w.pos), byte(w.oddities))
+	b = append(b, bit(w.overtook), bit(e.abort), byte(w.pos), byte(w.oddities))
 	k.key = b
 
 	return maphash.Bytes(k.seed, b)
@@ -178,8 +195,8 @@ func (k *walker) fail(w *world, format string, args ...any) {
 	k.t.Fatalf("%s\nrun:%s", fmt.Sprintf(format, args...), w.trace)
 }
 
-func (w *world) note(format string, args ...any) {
-	w.trace = &trace{before: w.trace, what: fmt.Sprintf(format, args...)}
+func (w *world) note(mark byte, block, what string) {
+	w.trace = &trace{before: w.trace, mark: mark, block: block, what: what}
 }
 
 // begin starts the next command and returns the longest run from here.
@@ -189,9 +206,12 @@ func (k *walker) begin(w *world) int32 {
 		return 0
 	}
 	w.card.taken, w.card.executed = nil, 0
-	step, err := w.engine.Transmit(w.script[w.pos])
+	step, err := w.engine.Transmit(w.script[w.pos].command)
 	if err != nil {
 		k.fail(w, "Transmit: %v", err)
+	}
+	if w.script[w.pos].abort {
+		w.engine.Abort()
 	}
 	w.wire = string(step.Send)
 
@@ -236,7 +256,7 @@ func (k *walker) toCard(w *world, up string) int32 {
 	if !ok {
 		k.fail(w, "the host sends %X", w.wire)
 	}
-	w.note("> %s %s %s", b.pcb, hex.EncodeToString([]byte(b.inf)), up)
+	w.note('>', w.wire, up)
 	switch up {
 	case "lost":
 		return k.toHost(w, "", false)
@@ -337,13 +357,13 @@ func (k *walker) deliver(w *world, what, block string) int32 {
 	var err error
 	switch block {
 	case "":
-		w.note("< nothing %s", what)
+		w.note('<', "", "nothing "+what)
 		step, err = w.engine.NoAnswer()
 	case "damaged":
-		w.note("< damaged")
+		w.note('<', "", "damaged")
 		step, err = w.engine.BadParity()
 	default:
-		w.note("< %s %X %s", PCB(block[1]), block[3:len(block)-1], what)
+		w.note('<', block, what)
 		if PCB(block[1]) == 0xE0 && (w.held == "" || PCB(w.held[1]) != 0xE0) {
 			w.held = ""
 		}
@@ -363,7 +383,7 @@ func (k *walker) deliver(w *world, what, block string) int32 {
 // checkCard holds after every block the card takes: what its application has
 // been given is the beginning of the command, and no command twice.
 func (k *walker) checkCard(w *world) {
-	command, c := w.script[w.pos], w.card
+	command, c := w.script[w.pos].command, w.card
 	switch {
 	case !bytes.HasPrefix(command, c.taken):
 		k.fail(w, "command %X: the application was given %X", command, c.taken)
@@ -377,8 +397,8 @@ func (k *walker) checkCard(w *world) {
 // answered holds whenever the engine says that an exchange went well.
 func (k *walker) answered(w *world, response []byte) int32 {
 	k.done++
-	command := w.script[w.pos]
-	w.note("= answer %X", response)
+	command := w.script[w.pos].command
+	w.note('=', "", "answered")
 	if !bytes.Equal(response, modelAnswer(command)) {
 		k.fail(w, "command %X: answer %X", command, response)
 	}
@@ -391,12 +411,15 @@ func (k *walker) answered(w *world, response []byte) int32 {
 
 // ended holds whenever the engine says that an exchange failed.
 func (k *walker) ended(w *world, err error) int32 {
-	w.note("= %v", err)
+	w.note('=', "", err.Error())
 	var failure *Error
 	if !errors.As(err, &failure) {
 		k.fail(w, "untyped error %v", err)
 	}
 	k.failed[failure.Err]++
+	if errors.Is(err, ErrAborted) {
+		k.failed[ErrAborted]++
+	}
 	switch failure.Delivered {
 	case NotSent:
 		k.fail(w, "a command was under way")
