@@ -40,6 +40,8 @@ func vmFixture(t testing.TB) transporttest.Fixture {
 		Match: func(d usbtransport.DeviceInfo) bool {
 			return d.IDVendor == vmtest.IDVendor && d.IDProduct == vmtest.IDProduct
 		},
+		// The machine is emulated, on a host that has other work: 50 ms of ours may be many of its.
+		RemovalTime: 500 * time.Millisecond,
 		Unplug: func() error {
 			vmtest.Unplug(t)
 			return nil

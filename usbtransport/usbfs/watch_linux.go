@@ -244,9 +244,7 @@ func (w *watcher) handle(message []byte) {
 			w.left[name] = known.Key
 			w.remove(name)
 		}
-	case event.action == "remove":
-		// An interface goes with its device; and udev repeats what the kernel has said.
-	default:
+	case event.action == "add", event.action == "bind", event.action == "change":
 		w.look(name, event.kind == "usb_device" && event.action == "bind")
 		if isKnown && w.known[name].Key == known.Key && event.worthAnotherTry() {
 			w.queue = append(w.queue, usbtransport.Event{Kind: usbtransport.Changed, Device: w.known[name]})
