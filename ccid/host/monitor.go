@@ -73,7 +73,10 @@ type Monitor struct {
 // arrival is one plugged-in device.
 type arrival struct {
 	device *Device
-	retry  chan struct{} // closed and replaced when another try may succeed; Monitor.mu guards it
+	// numbers are those of its readers. They are given back when the backend reports the removal: the device's next
+	// arrival comes after that, and is to get the same names.
+	numbers []int
+	retry   chan struct{} // closed and replaced when another try may succeed; Monitor.mu guards it
 }
 
 // NewMonitor starts to watch the backend. ctx bounds the start only. options are those of each reader; its Number is not
@@ -194,7 +197,7 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 			continue
 		}
 		// Numbers are given here, in the order of arrival.
-		number := m.takeNumber()
+		number := m.takeNumber(a)
 		m.background.Go(func() { m.serve(a, f, number) })
 	}
 }
@@ -203,6 +206,11 @@ func (m *Monitor) left(key string) {
 	m.mu.Lock()
 	a := m.attached[key]
 	delete(m.attached, key)
+	if a != nil {
+		for _, n := range a.numbers {
+			delete(m.numbers, n)
+		}
+	}
 	m.queue = slices.DeleteFunc(m.queue, func(q Event) bool {
 		return q.Kind == ReaderUnusable && q.Function.Device.Key == key
 	})
@@ -223,7 +231,6 @@ func (m *Monitor) changed(key string) {
 
 // serve opens one reader, holds it until it is removed, and closes it.
 func (m *Monitor) serve(a *arrival, f Function, number int) {
-	defer m.giveNumber(number)
 	r := m.open(a, f, number)
 	if r == nil {
 		return
@@ -298,7 +305,7 @@ func (m *Monitor) retryOf(a *arrival) <-chan struct{} {
 	return a.retry
 }
 
-func (m *Monitor) takeNumber() int {
+func (m *Monitor) takeNumber(a *arrival) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
@@ -306,11 +313,6 @@ func (m *Monitor) takeNumber() int {
 		n++
 	}
 	m.numbers[n] = true
+	a.numbers = append(a.numbers, n)
 	return n
-}
-
-func (m *Monitor) giveNumber(n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.numbers, n)
 }
