@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/goccid/goccid/cmd/ccid-probe/internal/advice"
+	"github.com/goccid/goccid/usbtransport"
+)
+
+// environment is all that the program has of the world.
+type environment struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	// root has the machine's files from / on: the list of known cards, and what tells why there is no reader.
+	root fs.FS
+	goos string
+	// openUSB opens the backend with the name given by --usb.
+	openUSB func(name string, log logrus.FieldLogger) (usbtransport.Backend, error)
+}
+
+func osEnvironment() environment {
+	return environment{
+		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, root: os.DirFS("/"), goos: runtime.GOOS, openUSB: openUSB,
+	}
+}
+
+// program is one run.
+type program struct {
+	environment
+	out  *output
+	log  *logrus.Logger
+	opts options
+}
+
+// options are the flags that every command has.
+type options struct {
+	json     bool
+	usb      string
+	virtual  []string
+	timeout  time.Duration
+	logLevel string
+	verbose  int
+}
+
+// defaultTimeout is long enough for a card that makes a long RSA key, which is the slowest that cards do.
+const defaultTimeout = time.Minute
+
+// run is the program: it does what args say, and returns the exit code.
+func run(ctx context.Context, env environment, args []string) exitCode {
+	p := &program{environment: env, out: &output{w: env.stdout}, log: logrus.New()}
+	p.log.SetOutput(env.stderr)
+	root := p.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(p.out)
+	root.SetErr(env.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil || brokenPipe(p.out.err) {
+		err = p.out.err
+	}
+	if err == nil {
+		return exitOK
+	}
+	if p.out.err != nil && !brokenPipe(p.out.err) {
+		err = &problem{code: exitFailure, err: p.out.err}
+	}
+	return report(env.stderr, err)
+}
+
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ccid-probe",
+		Short: "List, explain and try out CCID smart card readers",
+		Long: `ccid-probe lists, explains and tries out CCID smart card readers, with no daemon in between.
+Without a command it lists the readers and says what to do next.
+
+` + exitCodes,
+		Example: `  ccid-probe list
+  ccid-probe describe 0
+  ccid-probe atr 3B7A18000073667465206364313434
+  ccid-probe apdu --reader gemalto 00A4040007A0000000790100 00B0000000
+  ` + advice.TryVirtual,
+		Args:              cobra.NoArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: p.checkOptions,
+		RunE:              p.action(p.overview),
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	flags := root.PersistentFlags()
+	flags.SortFlags = false
+	flags.BoolVar(&p.opts.json, "json", false, "write JSON for programs")
+	flags.StringVar(&p.opts.usb, "usb", "", "use real readers through `BACKEND`: usbfs or libusb (default usbfs; none with --virtual)")
+	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: level character|tpdu|short|extended,\ncard t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT")
+	flags.DurationVar(&p.opts.timeout, "timeout", defaultTimeout, "longest wait for one step: opening a reader, powering a card, one APDU")
+	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
+	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
+	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand())
+	// -h anywhere shows usage; an unknown flag does not, the message says it all.
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "%w", err)
+	})
+	return root
+}
+
+// action makes a command's function from one that needs only a context and the arguments.
+func (p *program) action(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		if err := f(c.Context(), args); err != nil {
+			return started{err}
+		}
+		return nil
+	}
+}
+
+// checkOptions looks at the flags that every command has, before any command runs.
+func (p *program) checkOptions(*cobra.Command, []string) error {
+	level, err := logrus.ParseLevel(p.opts.logLevel)
+	if err != nil {
+		return usage("Levels are error, warning, info, debug and trace.", "--log-level: %q is no level", p.opts.logLevel)
+	}
+	p.log.SetLevel(min(level+logrus.Level(p.opts.verbose), logrus.TraceLevel))
+	p.log.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: level < logrus.DebugLevel, FullTimestamp: true, TimestampFormat: "15:04:05.000000"})
+	if p.opts.timeout <= 0 {
+		return usage("", "--timeout: %v is no time to wait; give one like 30s", p.opts.timeout)
+	}
+	return nil
+}
+
+// step runs f with the time that one step may take.
+func (p *program) step(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, p.opts.timeout)
+	defer cancel()
+	return f(ctx)
+}
+
+func (p *program) machine() advice.Machine { return advice.Machine{GOOS: p.goos, Root: p.root} }
+
+// visible replaces what would move a terminal's cursor: names and serial numbers come from devices.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7F || r >= 0x80 && r < 0xA0 {
+			return '.'
+		}
+		return r
+	}, s)
+}
