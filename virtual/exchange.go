@@ -184,6 +184,10 @@ func (l line) block(ctx context.Context, block []byte) ([]byte, ccid.ErrorCode) 
 // t0 carries out a T=0 TPDU character by character (ISO/IEC 7816-3:2006 §10.3).
 func (l line) t0(ctx context.Context, tpdu []byte) ([]byte, ccid.ErrorCode) {
 	const header = 5
+	if len(tpdu) == header-1 {
+		// Without P3 the reader is responsible for adding it (CCID 1.1 §3.2.1).
+		tpdu = append(tpdu[:header-1:header-1], 0)
+	}
 	if len(tpdu) < header || len(tpdu) > header && len(tpdu) != header+int(tpdu[4]) || tpdu[1]>>4 == 6 || tpdu[1]>>4 == 9 {
 		l.slot.violated(l.command, RuleTPDU, "T=0 TPDU of %d bytes: % X", len(tpdu), tpdu[:min(len(tpdu), 8)])
 		return nil, ccid.ErrorBadLength

@@ -32,7 +32,8 @@ type function struct {
 }
 
 func newFunction(r *Reader, position int, m ModelInterface) (*function, error) {
-	if m.Protocol != ccid.ProtocolCCID {
+	// One reader calls itself ICCD version A, and has the bulk endpoints of a CCID.
+	if m.Protocol != ccid.ProtocolCCID && m.Endpoints < 2 {
 		return nil, fmt.Errorf("%w: %s", ErrICCD, r.model.Name)
 	}
 	class, err := m.ClassDescriptor()

@@ -79,12 +79,17 @@ var loadModels = sync.OnceValues(func() ([]Model, error) {
 			Number: r.BInterfaceNumber, Class: r.BInterfaceClass, SubClass: r.BInterfaceSubClass, Protocol: r.BInterfaceProtocol,
 			Endpoints: r.BNumEndpoints, Descriptor: descriptor, ClockFrequencies: r.ClockFrequencies, DataRates: r.DataRates,
 		}
-		if n := len(models); n > 0 && models[n-1].Name == r.Name {
-			models[n-1].Interfaces = append(models[n-1].Interfaces, i)
-			continue
+		name := r.Name
+		if n := len(models); n > 0 && models[n-1].Name == name {
+			last := &models[n-1]
+			if !slices.ContainsFunc(last.Interfaces, func(other ModelInterface) bool { return other.Number == i.Number }) {
+				last.Interfaces = append(last.Interfaces, i)
+				continue
+			}
+			name += "-2" // another device that calls itself the same
 		}
 		models = append(models, Model{
-			Name: r.Name, IDVendor: r.IDVendor, IDProduct: r.IDProduct, BCDDevice: r.BCDDevice,
+			Name: name, IDVendor: r.IDVendor, IDProduct: r.IDProduct, BCDDevice: r.BCDDevice,
 			Manufacturer: r.Manufacturer, Product: r.Product, Interfaces: []ModelInterface{i},
 		})
 	}

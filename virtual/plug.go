@@ -3,6 +3,7 @@ package virtual
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -155,6 +156,7 @@ type transfer struct {
 	address    uint8
 	fault      Fault
 	generation int
+	on         *endpoint // nil for control transfers
 }
 
 func (t *transfer) fail(kind, cause error) error {
@@ -181,13 +183,12 @@ func (t *transfer) state() error {
 		return t.fail(usbtransport.ErrClosed, nil)
 	default:
 	}
-	e := t.plug.endpoints[t.address]
 	switch {
 	case t.plug.gone:
 		return t.fail(usbtransport.ErrRemoved, nil)
 	case t.plug.generation != t.generation:
 		return t.fail(usbtransport.ErrIO, errReset)
-	case t.address != 0 && e.halted:
+	case t.on != nil && t.on.halted:
 		return t.fail(usbtransport.ErrStalled, nil)
 	}
 	return nil
@@ -228,40 +229,59 @@ func (t *transfer) pause(d time.Duration) error {
 	return t.await(func() bool { return passed })
 }
 
-// begin checks what every transfer must, gives it its number and makes those faults that come before it.
-func (c *claim) begin(ctx context.Context, kind TransferKind, address uint8, setup usbtransport.Setup, data []byte) (*transfer, error) {
-	t := &transfer{claim: c, ctx: ctx, op: kind.String(), address: address}
+// transfer makes a transfer that has not begun.
+func (c *claim) transfer(ctx context.Context, op string, address uint8) *transfer {
 	c.plug.mu.Lock()
-	e := c.plug.endpoints[address]
-	t.generation = c.plug.generation
-	gone := c.plug.gone
-	c.plug.mu.Unlock()
+	defer c.plug.mu.Unlock()
+	return &transfer{claim: c, ctx: ctx, op: op, address: address, generation: c.plug.generation}
+}
+
+// endpoint finds the transfer's endpoint, which must be one of the claimed interface and fit the kind.
+func (t *transfer) endpoint(kind TransferKind) (*endpoint, error) {
+	t.plug.mu.Lock()
+	defer t.plug.mu.Unlock()
+	e := t.plug.endpoints[t.address]
 	switch {
-	case gone:
+	case t.plug.gone:
 		return nil, t.fail(usbtransport.ErrRemoved, nil)
-	case address != 0 && (e == nil || e.number != c.number || !kind.fits(e.descriptor)):
-		return nil, t.fail(usbtransport.ErrInvalid, fmt.Errorf("interface %d has no such endpoint", c.number))
-	case ended(ctx) != nil:
-		return nil, t.fail(ended(ctx), nil)
+	case e == nil || e.number != t.number || !kind.fits(e.descriptor):
+		return nil, t.fail(usbtransport.ErrInvalid, fmt.Errorf("interface %d has no such endpoint", t.number))
 	}
-	t.fault = c.plug.bus.judge(Transfer{Device: c.plug.describe(), Kind: kind, Endpoint: address, Setup: setup, Data: slices.Clone(data)})
+	t.on = e
+	return e, nil
+}
+
+// begin gives a transfer its number and makes those faults that come before it.
+func (t *transfer) begin(kind TransferKind, setup usbtransport.Setup, data []byte) error {
+	t.plug.mu.Lock()
+	gone := t.plug.gone
+	t.plug.mu.Unlock()
+	if gone {
+		return t.fail(usbtransport.ErrRemoved, nil)
+	}
+	if kind := ended(t.ctx); kind != nil {
+		return t.fail(kind, nil)
+	}
+	endpoint := t.address
+	if kind == ControlTransfer {
+		endpoint = 0
+	}
+	t.fault = t.plug.bus.judge(Transfer{Device: t.plug.describe(), Kind: kind, Endpoint: endpoint, Setup: setup, Data: slices.Clone(data)})
 	switch t.fault.Kind {
 	case RemoveBefore:
-		c.plug.bus.unplug(c.plug)
-		return nil, t.fail(usbtransport.ErrRemoved, nil)
+		t.plug.bus.unplug(t.plug)
+		return t.fail(usbtransport.ErrRemoved, nil)
 	case Stall:
-		c.plug.setHalt(address, true)
-		return nil, t.fail(usbtransport.ErrStalled, nil)
+		t.plug.setHalt(endpoint, true)
+		return t.fail(usbtransport.ErrStalled, nil)
 	case IOError:
-		return nil, t.fail(usbtransport.ErrIO, nil)
+		return t.fail(usbtransport.ErrIO, nil)
 	case Timeout:
-		return nil, t.await(never)
+		return t.await(never)
 	case Delay:
-		if err := t.pause(t.fault.Delay); err != nil {
-			return nil, err
-		}
+		return t.pause(t.fault.Delay)
 	}
-	return t, nil
+	return nil
 }
 
 func (k TransferKind) fits(e usbtransport.EndpointDescriptor) bool {
@@ -303,11 +323,11 @@ func (c *claim) Control(ctx context.Context, setup usbtransport.Setup, data []by
 		return 0, c.closedError("control", 0)
 	}
 	defer leave()
+	t := c.transfer(ctx, "control", 0)
 	if len(data) > maxControl {
-		return 0, (&transfer{claim: c, op: "control"}).fail(usbtransport.ErrInvalid, fmt.Errorf("%d bytes, at most %d", len(data), maxControl))
+		return 0, t.fail(usbtransport.ErrInvalid, fmt.Errorf("%d bytes, at most %d", len(data), maxControl))
 	}
-	t, err := c.begin(ctx, ControlTransfer, 0, setup, data)
-	if err != nil {
+	if err := t.begin(ControlTransfer, setup, data); err != nil {
 		return 0, err
 	}
 	if t.fault.Kind == Drop {
@@ -334,8 +354,11 @@ func (c *claim) BulkOut(ctx context.Context, address uint8, data []byte) (int, e
 		return 0, c.closedError("bulk out", address)
 	}
 	defer leave()
-	t, err := c.begin(ctx, BulkOutTransfer, address, usbtransport.Setup{}, data)
-	if err != nil {
+	t := c.transfer(ctx, "bulk out", address)
+	if _, err := t.endpoint(BulkOutTransfer); err != nil {
+		return 0, err
+	}
+	if err := t.begin(BulkOutTransfer, usbtransport.Setup{}, data); err != nil {
 		return 0, err
 	}
 	if err := t.await(func() bool { return true }); err != nil {
@@ -369,13 +392,16 @@ func (c *claim) in(ctx context.Context, kind TransferKind, address uint8, buf []
 		return 0, c.closedError(kind.String(), address)
 	}
 	defer leave()
-	t, err := c.begin(ctx, kind, address, usbtransport.Setup{}, nil)
+	t := c.transfer(ctx, kind.String(), address)
+	e, err := t.endpoint(kind)
 	if err != nil {
 		return 0, err
 	}
-	e := c.plug.endpoints[address]
 	if size := e.descriptor.MaxPacketSize; len(buf) == 0 || size == 0 || len(buf)%size != 0 {
 		return 0, t.fail(usbtransport.ErrInvalid, fmt.Errorf("buffer of %d bytes is no multiple of wMaxPacketSize %d", len(buf), size))
+	}
+	if err := t.begin(kind, usbtransport.Setup{}, nil); err != nil {
+		return 0, err
 	}
 	if t.fault.Kind == RemoveDuring {
 		return t.end(0)
@@ -437,15 +463,14 @@ func (c *claim) ClearHalt(ctx context.Context, address uint8) error {
 	}
 	defer leave()
 	setup := usbtransport.Setup{RequestType: 0x02, Request: 1, Index: uint16(address)}
-	t, err := c.begin(ctx, ControlTransfer, 0, setup, nil)
-	if err != nil {
+	t := c.transfer(ctx, "clear halt", address)
+	if err := t.begin(ControlTransfer, setup, nil); err != nil {
 		return err
 	}
-	t.op, t.address = "clear halt", address
-	if n, ok := c.plug.control(setup, nil); !ok || n != 0 {
-		return t.fail(usbtransport.ErrInvalid, fmt.Errorf("no such endpoint"))
+	if _, ok := c.plug.control(setup, nil); !ok {
+		return t.fail(usbtransport.ErrInvalid, errors.New("no such endpoint"))
 	}
-	_, err = t.end(0)
+	_, err := t.end(0)
 	return err
 }
 
@@ -456,7 +481,10 @@ func (c *claim) Reset(ctx context.Context) error {
 		return c.closedError("reset", 0)
 	}
 	defer leave()
-	t := &transfer{claim: c, ctx: ctx, op: "reset"}
+	t := c.transfer(ctx, "reset", 0)
+	if kind := ended(ctx); kind != nil {
+		return t.fail(kind, nil)
+	}
 	p := c.plug
 	p.mu.Lock()
 	if p.gone {
