@@ -123,6 +123,28 @@ func TestJoinedCommandIsExtendedWhenItMustBe(t *testing.T) {
 	assert.Equal(t, 5, whole.Ne)
 }
 
+func TestJoinedCommandIsExtendedWhenOnePartWas(t *testing.T) {
+	whole, err := apdu.Join([]apdu.Command{{CLA: 0x10, INS: 0xDB, Data: []byte{1}}, {INS: 0xDB, Data: []byte{2}, Ne: 5, Extended: true}})
+	require.NoError(t, err)
+	assert.Equal(t, apdu.Command{INS: 0xDB, Data: []byte{1, 2}, Ne: 5, Extended: true}, whole)
+}
+
+func TestJoinerTakesOneChainAfterTheOther(t *testing.T) {
+	var j apdu.Joiner
+	for _, data := range [][]byte{{1, 2}, {3, 4}} {
+		_, done, err := j.Add(apdu.Command{CLA: 0x10, INS: 0xDB, Data: data[:1]})
+		require.NoError(t, err)
+		require.False(t, done)
+		whole, done, err := j.Add(apdu.Command{INS: 0xDB, Data: data[1:]})
+		require.NoError(t, err)
+		require.True(t, done)
+		assert.Equal(t, data, whole.Data)
+	}
+	_, done, err := j.Add(apdu.Command{INS: 0xA4})
+	require.NoError(t, err)
+	assert.True(t, done, "a command that stands alone")
+}
+
 func TestPropertyJoinUndoesSplit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawCommand(t)

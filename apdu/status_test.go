@@ -25,6 +25,8 @@ func TestStatusWordMeaning(t *testing.T) {
 		0x63F1: "warning, memory changed",
 		0x6400: "execution error, memory unchanged",
 		0x6402: "aborted, the card has a query of 2 bytes for the host",
+		0x6480: "aborted, the card has a query of 128 bytes for the host",
+		0x6490: "execution error, memory unchanged",
 		0x64F0: "execution error, memory unchanged",
 		0x6581: "memory failure",
 		0x6599: "execution error, memory changed",

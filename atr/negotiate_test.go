@@ -75,6 +75,11 @@ func TestCandidates(t *testing.T) {
 			[]summary{{0x95, mhz4, 125000, true, true}, slow(mhz4, 10752)},
 		},
 		{
+			"a list entry 1 % away is another speed", "3B 10 94",
+			atr.ReaderLimits{DefaultClockHz: mhz4, DataRatesBps: []int{61900, 63100, 31250}},
+			[]summary{{0x93, mhz4, 31250, true, true}, slow(mhz4, 10752)},
+		},
+		{
 			"no TA1: the default", "3B 00",
 			atr.ReaderLimits{DefaultClockHz: mhz4},
 			[]summary{slow(mhz4, 10752)},
@@ -186,6 +191,7 @@ func TestPPSRequest(t *testing.T) {
 		{"default speed, first protocol", "3B 90 96 01 00", 1, true, "FF 01 FE", false},
 		{"default speed, second protocol", "3B 80 80 01 01", 1, true, "FF 01 FE", true},
 		{"specific mode", "3B 90 96 10 80", 0, false, "FF 00 FF", false},
+		{"specific mode, another protocol", "3B 90 96 10 80", 1, false, "FF 01 FE", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

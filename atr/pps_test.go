@@ -41,6 +41,10 @@ func TestPPSVectors(t *testing.T) {
 	}
 }
 
+func TestPPSProtocolCannotSpillIntoTheOptions(t *testing.T) {
+	assert.Equal(t, unhex(t, "FF 01 FE"), atr.PPS{T: 0xF1}.Bytes())
+}
+
 func TestParsePPSRefuses(t *testing.T) {
 	for name, s := range map[string]string{
 		"nothing":             "",
