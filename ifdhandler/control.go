@@ -1,0 +1,98 @@
+package ifdhandler
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/goccid/goccid/ccid"
+)
+
+// Control runs a control function: PC/SC part 10's features, and the vendor's escape where the policy lets it. It returns
+// what the reader, or the driver for it, answers. Codes: ErrorNotSupported for a code or feature that the reader does
+// not have, and for an escape that the policy forbids; those of the driver.
+func (h *Handler) Control(ctx context.Context, lun Lun, code uint32, in []byte) ([]byte, error) {
+	const function = "Control"
+	c, err := h.channel(function, lun)
+	if err != nil {
+		return nil, err
+	}
+	switch code {
+	case ControlEscape:
+		out, err := h.escape(ctx, c, in)
+		return out, h.fail(function, lun, err)
+	case ControlGetFeatureRequest, ControlGetFeatureRequestWindows:
+		return h.features(c), nil
+	case controlFeature + uint32(FeatureGetTLVProperties):
+		return properties(c), nil
+	case controlFeature + uint32(FeatureIFDPINProperties):
+		if c.reader.Class().BPINSupport != 0 {
+			return pinProperties(c), nil
+		}
+	}
+	return nil, &Error{Function: function, Lun: lun, Code: ErrorNotSupported, Err: fmt.Errorf("control code 0x%08X", code)}
+}
+
+func (h *Handler) escape(ctx context.Context, c *channel, in []byte) ([]byte, error) {
+	if allow := h.options.Policy.Escape; allow == nil || !allow(c.reader, in) {
+		return nil, &Error{Code: ErrorNotSupported, Err: errors.New("escape commands are not allowed for this reader")}
+	}
+	return c.slot.Escape(ctx, in)
+}
+
+// features answers GET_FEATURE_REQUEST: for each feature its tag, 4, and its control code, most significant byte first
+// (PC/SC part 10 §2.2).
+func (h *Handler) features(c *channel) []byte {
+	var out []byte
+	add := func(f Feature, code uint32) {
+		out = append(out, byte(f), 4)
+		out = binary.BigEndian.AppendUint32(out, code)
+	}
+	if c.reader.Class().BPINSupport != 0 {
+		add(FeatureIFDPINProperties, controlFeature+uint32(FeatureIFDPINProperties))
+	}
+	add(FeatureGetTLVProperties, controlFeature+uint32(FeatureGetTLVProperties))
+	if h.options.Policy.Escape != nil {
+		add(FeatureCCIDEscCommand, ControlEscape)
+	}
+	return out
+}
+
+// anyCondition is bEntryValidationCondition with all conditions: maximum size, validation key, time-out.
+const anyCondition = 7
+
+// pinProperties answers IFD_PIN_PROPERTIES: PIN_PROPERTIES_STRUCTURE (PC/SC part 10 §2.6.10).
+func pinProperties(c *channel) []byte {
+	const timeOut2 = 0 // the same time for the first and for further digits
+	return append(binary.LittleEndian.AppendUint16(nil, c.reader.Class().WLcdLayout), anyCondition, timeOut2)
+}
+
+// properties answers GET_TLV_PROPERTIES: for each property its tag, the value's length, and the value, least significant
+// byte first (PC/SC part 10 §2.6.14).
+func properties(c *channel) []byte {
+	class, info := c.reader.Class(), c.reader.Device().Info()
+	var out []byte
+	add := func(p Property, value ...byte) { out = append(append(out, byte(p), byte(len(value))), value...) }
+	word := func(p Property, value uint16) { add(p, byte(value), byte(value>>8)) }
+
+	word(PropertyLcdLayout, class.WLcdLayout)
+	if class.WLcdLayout != 0 {
+		word(PropertyLcdMaxCharacters, class.WLcdLayout&0xFF)
+		word(PropertyLcdMaxLines, class.WLcdLayout>>8)
+	}
+	add(PropertyTimeOut2, 0)
+	add(PropertyPPDUSupport, 0)
+	word(PropertyVendorID, info.IDVendor)
+	word(PropertyProductID, info.IDProduct)
+	add(PropertyMaxAPDUDataSize, binary.LittleEndian.AppendUint32(nil, maxAPDUData(class.DwFeatures.ExchangeLevel()))...)
+	return out
+}
+
+// maxAPDUData is dwMaxAPDUDataSize: 0 where only short APDUs pass.
+func maxAPDUData(level ccid.ExchangeLevel) uint32 {
+	if level == ccid.LevelShortAPDU {
+		return 0
+	}
+	return 0x10000
+}
