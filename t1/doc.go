@@ -40,6 +40,12 @@
 //	 │                  unresponsive: ErrNeedReset ◀──┘                        │
 //	 └── Done ◀────────────── last I-block of the answer ──────────────────────┘
 //
+// Comments name the rules of operation of ISO/IEC 7816-3:2006 §11.6: 1 who begins,
+// 2 acknowledgement, 3 waiting time extension, 4 information field sizes,
+// 5 chaining, 6 resynchronisation, 7 errors, 9 abortion. Where the standard leaves a
+// choice, the engine takes the one after which a wrong count cannot go unnoticed; the
+// model test walks it against a card and a line that do what they like.
+//
 // # What a resynchronisation means
 //
 // S(RESYNCH) brings both sequence numbers and both information field sizes back
@@ -48,5 +54,7 @@
 // itself either: a card may act on the blocks of a chain as they arrive, so even
 // a command whose last block was never sent may have had an effect. The exchange
 // ends with ErrInterrupted, and Error.Delivered says how much of the command the
-// card may have seen, so that the caller can decide.
+// card may have seen, so that the caller can decide. The caller also negotiates
+// IFSD anew, and drops any block of the card still on its way: its number would be
+// taken for a new one.
 package t1

@@ -18,13 +18,15 @@ const (
 	// shortest BWT the standard allows at the default rate (100 ms and more), it
 	// leaves more than a minute and a half to a card that always asks for one.
 	maxWTX = 1000
-	// maxStalls bounds other well-formed blocks without progress: S(IFS request),
-	// S(ABORT request) and empty I-blocks that promise another one.
+	// maxStalls bounds other well-formed blocks without progress: S(IFS request)
+	// and empty I-blocks that promise another one.
 	maxStalls = 16
 
-	noPCB       PCB = 0xFF // no block has it
-	reservedNAD     = 0x88 // bits 8 and 4: formerly VPP control, now 0
+	reservedNAD = 0x88 // bits 8 and 4: formerly VPP control, now 0
 )
+
+// noPCB is a value that no block has.
+const noPCB PCB = 0xFF
 
 // Config holds what the engine has to know before the first block.
 type Config struct {
@@ -112,7 +114,7 @@ type Engine struct {
 	acceptedINF [maxINF]byte
 
 	request Block   // the S(… request) in phase requesting
-	value   [1]byte // information field of S-blocks sent
+	value   [1]byte // information field of our S(IFS request)
 	last    PCB     // PCB of the block sent last
 	tx      [maxBlock]byte
 
@@ -391,11 +393,9 @@ func (e *Engine) repetition(b Block) bool {
 // acceptReceiveReady takes an acknowledgement. What N(R) says counts, whatever
 // the error code: the card names the I-block it expects.
 func (e *Engine) acceptReceiveReady(b Block) (Step, error) {
-	switch e.phase {
-	case sending:
-	default:
-		// In phase receiving the card has missed our R-block and says so:
-		// it is repeated as after any block that is not an I-block (rule 7.2).
+	if e.phase != sending {
+		// In phase receiving the card has missed our R-block and says so: it is
+		// repeated as after any block that is not the one it asks for (rule 7.2).
 		return e.fault(ErrUnexpected)
 	}
 	if b.PCB.NR() == e.ns {
@@ -472,7 +472,7 @@ func (e *Engine) acceptRequest(b Block) (Step, error) {
 		return e.acceptAbort(b)
 	}
 
-	// Rule 6.1: S(RESYNCH request) is the privilege of the interface device.
+	// Rule 6: S(RESYNCH request) is for the interface device alone.
 	return e.fault(ErrUnexpected)
 }
 
@@ -482,9 +482,9 @@ func (e *Engine) acceptRequest(b Block) (Step, error) {
 //
 // The standard does not ask for that. But an abortion leaves the count of I-blocks
 // to good faith: nobody can tell whether the other side counts one that got lost
-// before it, nor whether the block that ends it is the repetition of an older one. Two sides that
-// count differently take a refusal for an acknowledgement, and then the second
-// part of a chain for the first.
+// before it, nor whether the block that ends it is the repetition of an older one.
+// Two sides that count differently take a refusal for an acknowledgement, and then
+// the second part of a chain for the first.
 func (e *Engine) acceptAbort(b Block) (Step, error) {
 	if e.phase == requesting {
 		return e.fault(ErrUnexpected)
@@ -517,7 +517,7 @@ func (e *Engine) fault(cause error) (Step, error) {
 	case aborting:
 		return e.giveUp(ErrAborted), nil
 	case resynching:
-		return e.sendResynch()
+		return e.sendResynch(cause)
 	}
 	e.repeats++
 	if e.repeats > maxRepeats {
@@ -544,8 +544,11 @@ func (e *Engine) giveUp(cause error) Step {
 	return e.send(Block{PCB: ResynchRequest})
 }
 
-func (e *Engine) sendResynch() (Step, error) {
+// sendResynch tries again to synchronise. The Cause of a final failure is the last
+// fault: that it began with an abortion matters no longer.
+func (e *Engine) sendResynch(cause error) (Step, error) {
 	if e.resynch == maxResynch {
+		e.cause = cause
 		e.finish()
 		e.phase = unresponsive // rule 6.4
 
@@ -556,8 +559,8 @@ func (e *Engine) sendResynch() (Step, error) {
 	return e.send(Block{PCB: ResynchRequest}), nil
 }
 
-// finish ends the exchange. The copy of the last block sent is wiped, because it may
-// hold a PIN and the engine lives as long as the session.
+// finish ends the exchange. The copy of the last block sent is wiped: it may hold
+// a PIN, and the engine lives as long as the session.
 func (e *Engine) finish() {
 	e.phase = idle
 	e.command = nil

@@ -112,8 +112,17 @@ func TestResetForgetsTheExchange(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	for _, c := range []Config{
-		{EDC: 3}, {IFSC: -1}, {IFSC: 255}, {IFSD: -1}, {IFSD: 255}, {IFSD: 256},
-		{NAD: 0x80}, {NAD: 0x08}, {NAD: 0xFF}, {NAD: 0x11}, {NAD: 0x77},
+		{EDC: 3},
+		{IFSC: -1},
+		{IFSC: 255},
+		{IFSD: -1},
+		{IFSD: 255},
+		{IFSD: 256},
+		{NAD: 0x80},
+		{NAD: 0x08},
+		{NAD: 0xFF},
+		{NAD: 0x11},
+		{NAD: 0x77},
 	} {
 		e, err := New(c)
 		require.ErrorIs(t, err, ErrConfig, "%+v", c)
@@ -292,7 +301,7 @@ func TestCardThatDoesNotResynchronise(t *testing.T) {
 	for range maxResynch - 1 {
 		s.card(0x00, 0x90, 0x00).sends("S(RESYNCH request)")
 	}
-	s.mute().fails(ErrNeedReset, ErrLength, FullySent)
+	s.mute().fails(ErrNeedReset, ErrTimeout, FullySent)
 	for _, call := range []func() (Step, error){
 		s.e.NoAnswer, s.e.BadParity,
 		func() (Step, error) { return s.e.Receive(unhex(t, "00 E0 00 E0")) },
@@ -359,7 +368,7 @@ func TestOtherBlockWithTheOldNumberResynchronises(t *testing.T) {
 func TestBlocksOutOfPlace(t *testing.T) {
 	s := newSession(t, Config{IFSC: 1})
 	s.transmit(1, 2).card(0x00, 0x90, 0x00).sends("R(0) other error") // rule 2.2: chain not complete
-	s.card(ResynchRequest).sends("R(0) other error")                  // rule 6.1: ours alone
+	s.card(ResynchRequest).sends("R(0) other error")                  // rule 6: ours alone
 	s.card(WTXResponse, 1).sends("R(0) other error")
 	s.card(0x90).sends("I(1,0) LEN=1")
 	s.card(0x80).sends("R(0) other error") // acknowledges what was not chained
@@ -376,6 +385,13 @@ func TestCardAborts(t *testing.T) {
 	s.mute().sends("S(RESYNCH request)").mute().sends("S(RESYNCH request)").card(ResynchResponse)
 	s.fails(ErrInterrupted, ErrAborted, PartlySent)
 	s.transmit(3).sends("I(0,0) LEN=1").card(0x00, 8).answers(8)
+
+	s.transmit(1, 2).card(AbortRequest)
+	for range maxResynch {
+		s.mute().sends("S(RESYNCH request)")
+	}
+	s.mute().fails(ErrNeedReset, ErrTimeout, PartlySent)
+	require.NotErrorIs(t, s.err, ErrAborted)
 }
 
 func TestHostAborts(t *testing.T) {

@@ -82,7 +82,8 @@ func (d Delivery) String() string {
 type Error struct {
 	// Err is ErrNeedReset or ErrInterrupted.
 	Err error
-	// Cause is why the exchange was given up: ErrAborted or the last fault.
+	// Cause is why: for ErrInterrupted, ErrAborted or the fault that ended the
+	// repetitions; for ErrNeedReset, the last fault.
 	Cause error
 	// Delivered tells how much of the command the card may have seen. What the
 	// card did with it is not known, not even for PartlySent: a card may act on

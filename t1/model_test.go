@@ -14,9 +14,10 @@ import (
 // choose freely, until nothing new is found:
 //
 //   - the line loses or damages a block in either direction, delivers a block of
-//     the host twice (the card answers twice), delivers a block of the card twice, keeps a block of the
-//     card back and delivers it late, before or after the block that follows it
-//     (so that two blocks change their order), or puts any S-block in its place;
+//     the host twice (the card answers twice), delivers a block of the card twice,
+//     keeps a block of the card back and delivers it late, before or after the
+//     block that follows it (so that two blocks change their order), or puts any
+//     S-block in its place;
 //   - the card asks for time, for a new IFSC, or for an abortion of the chain
 //     before any block it sends.
 //
@@ -338,8 +339,14 @@ func (k *walker) toHost(w *world, block string, odd bool) int32 {
 		try(1, "kept back", "", block)
 	}
 	for _, junk := range []wire{
-		{true, 0xC0, ""}, {true, 0xE1, "\x01"}, {true, 0xE2, ""}, {true, 0xE3, "\x05"},
-		{true, 0xC3, "\x00"}, {true, 0xC1, "\x00"}, {true, 0xC1, "\xFF"}, {true, 0xE4, ""},
+		{true, 0xC0, ""},
+		{true, 0xE1, "\x01"},
+		{true, 0xE2, ""},
+		{true, 0xE3, "\x05"},
+		{true, 0xC3, "\x00"},
+		{true, 0xC1, "\x00"},
+		{true, 0xC1, "\xFF"},
+		{true, 0xE4, ""},
 	} {
 		overtake(1, "replaced", k.raw(junk))
 	}
