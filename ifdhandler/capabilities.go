@@ -55,7 +55,7 @@ func presence(value byte) capability {
 			return nil, err
 		}
 		if !c.slot.State().Present {
-			value = 0
+			return []byte{0}, nil
 		}
 		return []byte{value}, nil
 	}
@@ -118,11 +118,12 @@ func (h *Handler) SetCapabilities(lun Lun, tag Tag, value []byte) error {
 
 // setRemoved marks every reader of the channel's device, whatever host.Device it was opened by.
 func (h *Handler) setRemoved(c *channel) {
+	c.reader.SetRemoved()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, o := range h.readers {
-		if o.reader.Device().Info().Key == c.reader.Device().Info().Key {
-			o.reader.SetRemoved()
+	for _, other := range h.channels {
+		if other.reader.Device().Info().Key == c.reader.Device().Info().Key {
+			other.reader.SetRemoved()
 		}
 	}
 }

@@ -50,13 +50,23 @@ type Handler struct {
 	mu       sync.Mutex
 	channels map[Lun]*channel
 	readers  map[uint16]*opened
+	taken    map[functionID]bool // functions that a reader has, or is being opened for
+}
+
+// functionID identifies a CCID function of a plugged-in device.
+type functionID struct {
+	key    string
+	number uint8
 }
 
 // opened is one reader with channels. It is closed with the last of them, unless it belongs to somebody else.
 type opened struct {
+	owned bool
+	users int // Handler.mu guards it
+
+	// mu is held while the reader is opened or closed. Handler.mu may be taken under it, not the other way round.
+	mu     sync.Mutex
 	reader *host.Reader
-	owned  bool
-	users  int
 }
 
 // channel is one slot that a resource manager has opened.
@@ -72,7 +82,7 @@ type channel struct {
 
 // New makes a handler. It does no I/O.
 func New(o Options) *Handler {
-	return &Handler{options: o, channels: map[Lun]*channel{}, readers: map[uint16]*opened{}}
+	return &Handler{options: o, channels: map[Lun]*channel{}, readers: map[uint16]*opened{}, taken: map[functionID]bool{}}
 }
 
 // Attach makes the slots of an open reader known under the Luns of this number, one for each slot. The reader stays the
@@ -83,20 +93,18 @@ func (h *Handler) Attach(number uint16, r *host.Reader) error {
 	if h.readers[number] != nil {
 		return &Error{Function: "CreateChannel", Lun: NewLun(number, 0), Code: CommunicationError, Err: errInUse}
 	}
-	h.readers[number] = &opened{reader: r}
+	h.readers[number] = &opened{reader: r, users: len(r.Slots())}
+	h.taken[functionOf(r.Function())] = true
 	for _, s := range r.Slots() {
-		h.add(NewLun(number, uint16(s.Index())), s)
+		lun := NewLun(number, uint16(s.Index()))
+		h.channels[lun] = &channel{lun: lun, reader: r, slot: s}
 	}
 	return nil
 }
 
-var errInUse = errors.New("logical unit is in use")
+func functionOf(f host.Function) functionID { return functionID{f.Device.Key, f.Interface.Number} }
 
-// add makes a slot known. h.mu is held.
-func (h *Handler) add(lun Lun, s *host.Slot) {
-	h.channels[lun] = &channel{lun: lun, reader: s.Reader(), slot: s}
-	h.readers[lun.Reader()].users++
-}
+var errInUse = errors.New("logical unit is in use")
 
 // CreateChannelByName opens the slot lun.Slot() of a reader: "usb:08e6/3437", with an optional
 // ":libudev:<interface>:/dev/bus/usb/<bus>/<address>" or ":libusb-1.0:<bus>:<address>:<interface>" behind it, numbers in
@@ -128,47 +136,99 @@ func (h *Handler) CloseChannel(ctx context.Context, lun Lun) error {
 		_ = c.slot.PowerOff(ctx)
 	}
 	h.mu.Lock()
-	delete(h.channels, lun)
-	o := h.readers[lun.Reader()]
-	last := false
-	if o != nil {
-		o.users--
-		if last = o.users <= 0; last {
-			delete(h.readers, lun.Reader())
-		}
+	known := h.channels[lun] == c
+	if known {
+		delete(h.channels, lun)
 	}
 	h.mu.Unlock()
-	if last && o.owned {
-		return h.fail("CloseChannel", lun, o.reader.Close())
+	if !known {
+		return nil
+	}
+	return h.fail("CloseChannel", lun, h.leave(lun))
+}
+
+// create opens a slot. Readers are opened side by side; slots of one reader wait for its first one.
+func (h *Handler) create(ctx context.Context, lun Lun, name deviceName) error {
+	o, err := h.enter(lun)
+	if err != nil {
+		return err
+	}
+	slot, err := h.slot(ctx, o, lun, name)
+	if err == nil {
+		err = h.know(lun, slot)
+	}
+	if err != nil {
+		return errors.Join(err, h.leave(lun))
 	}
 	return nil
 }
 
-// create opens a slot. Only one reader is opened at a time, so that no two Luns get the same one.
-func (h *Handler) create(ctx context.Context, lun Lun, name deviceName) error {
+// enter makes the caller a user of the reader with this number, open or yet to be opened.
+func (h *Handler) enter(lun Lun) (*opened, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.channels[lun] != nil {
+		return nil, &Error{Code: CommunicationError, Err: errInUse}
+	}
+	o := h.readers[lun.Reader()]
+	if o == nil {
+		o = &opened{owned: true}
+		h.readers[lun.Reader()] = o
+	}
+	o.users++
+	return o, nil
+}
+
+// leave is the reverse of enter. The last user closes the reader.
+func (h *Handler) leave(lun Lun) error {
+	h.mu.Lock()
+	o := h.readers[lun.Reader()]
+	if o == nil {
+		h.mu.Unlock()
+		return nil
+	}
+	if o.users--; o.users > 0 {
+		h.mu.Unlock()
+		return nil
+	}
+	delete(h.readers, lun.Reader())
+	h.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.reader == nil {
+		return nil
+	}
+	h.give(o.reader.Function())
+	if !o.owned {
+		return nil
+	}
+	return o.reader.Close()
+}
+
+// slot returns the slot for the Lun, of a reader that is opened if need be.
+func (h *Handler) slot(ctx context.Context, o *opened, lun Lun, name deviceName) (*host.Slot, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.reader == nil {
+		reader, err := h.open(ctx, lun, name)
+		if err != nil {
+			return nil, err
+		}
+		o.reader = reader
+	}
+	if s := o.reader.Slot(int(lun.Slot())); s != nil {
+		return s, nil
+	}
+	return nil, &Error{Code: NoSuchDevice, Err: fmt.Errorf("reader has %d slots", len(o.reader.Slots()))}
+}
+
+func (h *Handler) know(lun Lun, s *host.Slot) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.channels[lun] != nil {
 		return &Error{Code: CommunicationError, Err: errInUse}
 	}
-	o := h.readers[lun.Reader()]
-	if o == nil {
-		reader, err := h.open(ctx, lun, name)
-		if err != nil {
-			return err
-		}
-		o = &opened{reader: reader, owned: true}
-		h.readers[lun.Reader()] = o
-	}
-	slot := o.reader.Slot(int(lun.Slot()))
-	if slot == nil {
-		if o.users == 0 {
-			delete(h.readers, lun.Reader())
-			_ = o.reader.Close()
-		}
-		return &Error{Code: NoSuchDevice, Err: fmt.Errorf("reader has %d slots", len(o.reader.Slots()))}
-	}
-	h.add(lun, slot)
+	h.channels[lun] = &channel{lun: lun, reader: s.Reader(), slot: s}
 	return nil
 }
 
@@ -187,13 +247,14 @@ func (h *Handler) open(ctx context.Context, lun Lun, name deviceName) (*host.Rea
 	for _, d := range devices {
 		functions, _ := host.Functions(d)
 		for _, f := range functions {
-			if !name.matches(f) || h.isOpen(f) {
+			if !name.matches(f) || !h.take(f) {
 				continue
 			}
 			r, err := host.Open(ctx, h.options.Backend, d, f.Interface.Number, options)
 			if err == nil {
 				return r, nil
 			}
+			h.give(f)
 			reasons = append(reasons, err)
 		}
 	}
@@ -203,14 +264,21 @@ func (h *Handler) open(ctx context.Context, lun Lun, name deviceName) (*host.Rea
 	return nil, &Error{Code: CommunicationError, Err: errors.Join(reasons...)}
 }
 
-// isOpen reports whether a Lun has the function. h.mu is held.
-func (h *Handler) isOpen(f host.Function) bool {
-	for _, o := range h.readers {
-		if o.reader.Device().Info().Key == f.Device.Key && o.reader.Function().Interface.Number == f.Interface.Number {
-			return true
-		}
+// take makes a function this caller's, if it is nobody's.
+func (h *Handler) take(f host.Function) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.taken[functionOf(f)] {
+		return false
 	}
-	return false
+	h.taken[functionOf(f)] = true
+	return true
+}
+
+func (h *Handler) give(f host.Function) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.taken, functionOf(f))
 }
 
 func (h *Handler) channel(function string, lun Lun) (*channel, error) {

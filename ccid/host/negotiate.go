@@ -96,15 +96,12 @@ func (s *Slot) SetProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 	return s.do(ctx, "set protocol", func(ctx context.Context) error { return s.setProtocol(ctx, t, mapping) })
 }
 
-// Parameters returns what was set by SetProtocol, and false while no protocol is set.
+// Parameters returns what was set by SetProtocol, and false while no protocol is set. It does not wait for an operation
+// under way.
 func (s *Slot) Parameters() (Parameters, bool) {
-	var p Parameters
-	set := false
-	_ = s.do(context.Background(), "parameters", func(context.Context) error {
-		p, set = s.parameters, s.transmitter != nil && s.State().Powered
-		return nil
-	})
-	return p, set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown.parameters, s.shown.set && s.card.Powered
 }
 
 func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error {

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,12 @@ type Slot struct {
 	hint, asked *ccid.SlotChange
 	// op is what is under way, for the log.
 	op string
+	// shown is of session what may be looked at while an operation is under way.
+	shown struct {
+		raw        []byte
+		parameters Parameters
+		set        bool
+	}
 }
 
 // session is what lasts from one activation of a card to the next.
@@ -109,16 +116,15 @@ func (s *Slot) status(ctx context.Context) (Status, error) {
 	return Status{ICC: resp.Status.ICC(), Clock: ccid.ClockStatus(resp.Specific)}, nil
 }
 
-// ATR returns the answer to reset of the card's last activation, nil while the card has no power. It may be invalid.
+// ATR returns the answer to reset of the card's last activation, nil while the card has no power. It may be invalid. It
+// does not wait for an operation under way.
 func (s *Slot) ATR() []byte {
-	var raw []byte
-	_ = s.do(context.Background(), "ATR", func(context.Context) error {
-		if s.State().Powered {
-			raw = append(raw, s.raw...)
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.card.Powered {
 		return nil
-	})
-	return raw
+	}
+	return slices.Clone(s.shown.raw)
 }
 
 // Transmit sends a command APDU to the card and returns its response APDU, data and SW1 SW2, whatever exchange level the
@@ -199,15 +205,23 @@ func (s *Slot) run(ctx context.Context, op string, f func(context.Context) error
 		return err
 	}
 	defer func() { <-s.ops }()
-	s.setOp(op)
-	defer s.setOp("")
+	s.begin(op)
+	defer s.finish()
 	return withTimeout(ctx, s.reader.deadlines.limits.Exchange, f)
 }
 
-func (s *Slot) setOp(op string) {
+func (s *Slot) begin(op string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.op = op
+}
+
+// finish ends an operation and shows what it made of the session.
+func (s *Slot) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.op = ""
+	s.shown.raw, s.shown.parameters, s.shown.set = s.raw, s.parameters, s.transmitter != nil
 }
 
 // underWay returns the name of the operation under way, "" when there is none.
