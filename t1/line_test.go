@@ -72,7 +72,11 @@ func (l *line) run(e *Engine, step Step, err error) ([]byte, error) {
 func TestEveryIFS(t *testing.T) {
 	for ifs := 1; ifs <= maxINF; ifs++ {
 		edc := EDC(ifs % 3)
-		for _, length := range []int{0, 1, ifs - 1, ifs, ifs + 1, 3*ifs + 1} {
+		lengths := []int{0, 1, ifs - 1, ifs, ifs + 1, 3*ifs + 1}
+		if ifs%50 == 1 || ifs == maxINF {
+			lengths = append(lengths, MaxResponse)
+		}
+		for _, length := range lengths {
 			command := pattern(length, byte(ifs))
 			answer := pattern(length, byte(length))
 			l := &line{edc: edc, nad: 0x21, ruin: never, ask: never}
