@@ -71,41 +71,59 @@ func start(args []string) int {
 	if err == nil {
 		return code
 	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", err, cause)
+	}
 	var missing *missingError
 	if errors.As(err, &missing) && os.Getenv("CI") != "true" {
-		fmt.Fprintf(os.Stderr, "test/vm: SKIPPED, nothing was tested: %v\n", err)
+		note("SKIPPED, nothing was tested: %v", err)
 		fmt.Println("0 passed, 0 failed, all skipped: the VM can't run here")
 		return exitSkipped
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		err = fmt.Errorf("%w (%w)", err, cause)
+	note("%v", err)
+	if errors.Is(err, errUsage) {
+		return exitUsage
 	}
-	fmt.Fprintf(os.Stderr, "test/vm: %v\n", err)
 	fmt.Println("0 passed, 1 failed")
 	return exitFailed
 }
 
+// errUsage marks errors that are the command line's.
+var errUsage = errors.New("see --help")
+
 // work prepares the machine and does in it what the arguments say.
-func work(ctx context.Context, opts options, args []string) (code int, err error) {
-	lab, err := prepare(ctx)
+func work(ctx context.Context, opts options, args []string) (int, error) {
+	do, err := choose(opts, args)
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		if opts.keep {
-			note("kept %s", lab.dir)
-			return
-		}
-		err = errors.Join(err, os.RemoveAll(lab.dir))
-	}()
-
-	switch {
-	case len(args) > 0 && args[0] == "exec":
-		return lab.boot(ctx, strings.Join(args[1:], " "), os.Stdout)
-	case len(args) > 0 && args[0] == "record":
-		return lab.record(ctx)
+	l, err := prepare(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return lab.test(ctx, opts, args, os.Stdout)
+	if opts.keep {
+		note("keeping %s", l.dir)
+	} else {
+		defer func() { _ = os.RemoveAll(l.dir) }()
+	}
+	return do(ctx, l)
+}
+
+// choose returns what the arguments ask for; it returns an exit code.
+func choose(opts options, args []string) (func(context.Context, *lab) (int, error), error) {
+	switch {
+	case len(args) > 1 && args[0] == "exec":
+		return func(ctx context.Context, l *lab) (int, error) {
+			return l.boot(ctx, strings.Join(args[1:], " "), os.Stdout)
+		}, nil
+	case len(args) == 1 && args[0] == "record":
+		return func(ctx context.Context, l *lab) (int, error) { return l.record(ctx) }, nil
+	}
+	selected, err := selectSuites(args)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %w", err, errUsage)
+	}
+	return func(ctx context.Context, l *lab) (int, error) { return l.test(ctx, opts, selected, os.Stdout) }, nil
 }
 
 // note tells the user what is going on.
@@ -113,18 +131,14 @@ func note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "test/vm: "+format+"\n", args...)
 }
 
-// test builds the packages' tests, runs them in the guest and writes the summary to out.
-func (l *lab) test(ctx context.Context, opts options, packages []string, out io.Writer) (int, error) {
-	suites, err := selectSuites(packages)
-	if err != nil {
-		return 0, err
-	}
-	script, err := l.build(ctx, suites, opts)
+// test builds the suites, runs them in the guest and writes the summary to out.
+func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.Writer) (int, error) {
+	script, err := l.build(ctx, selected, opts)
 	if err != nil {
 		return 0, err
 	}
 	if _, err := l.boot(ctx, script, out); err != nil {
 		return 0, err
 	}
-	return l.summarize(suites, out)
+	return l.summarize(selected, out)
 }

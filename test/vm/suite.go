@@ -33,7 +33,7 @@ func suites() []suite {
 	return []suite{
 		{pkg: "./usbtransport/usbfs"},
 		{pkg: "./usbtransport/libusb", tags: "libusb"},
-		{pkg: "./test/vm/guest"},
+		{pkg: "./test/vm/guest", probes: true},
 	}
 }
 
@@ -59,32 +59,39 @@ func selectSuites(packages []string) ([]suite, error) {
 
 // build compiles the suites into the share and returns the script that runs them in the guest.
 func (l *lab) build(ctx context.Context, selected []suite, opts options) (script string, err error) {
-	var lines []string
+	bin := filepath.Join(l.share, "bin")
+	lines := []string{
+		"cp -r /run/vm/bin /run/bin", // programs start ten times slower from the share, which isn't cached
+		"export GOCCID_PROBE=/run/bin/ccid-probe GOCCID_PROBE_LIBUSB=/run/bin/ccid-probe-libusb",
+	}
 	if slices.ContainsFunc(selected, func(s suite) bool { return s.probes }) {
-		if err := l.goTool(ctx, "", "build", "-o", filepath.Join(l.share, "ccid-probe"), "./cmd/ccid-probe"); err != nil {
+		if err := l.goTool(ctx, "", "build", "-o", filepath.Join(bin, "ccid-probe"), "./cmd/ccid-probe"); err != nil {
 			return "", err
 		}
-		if err := l.goTool(ctx, "libusb", "build", "-o", filepath.Join(l.share, "ccid-probe-libusb"), "./cmd/ccid-probe"); err != nil {
+		if err := l.goTool(ctx, "libusb", "build", "-o", filepath.Join(bin, "ccid-probe-libusb"), "./cmd/ccid-probe"); err != nil {
 			return "", err
 		}
-		lines = append(lines, "export GOCCID_PROBE=/run/vm/ccid-probe GOCCID_PROBE_LIBUSB=/run/vm/ccid-probe-libusb")
 	}
 	for _, s := range selected {
-		args := []string{"test", "-c", "-o", filepath.Join(l.share, s.name()+".test")}
+		args := []string{"test", "-c", "-o", filepath.Join(bin, s.name()+".test")}
 		if opts.race {
 			args = append(args, "-race")
 		}
 		if err := l.goTool(ctx, s.tags, append(args, s.pkg)...); err != nil {
 			return "", err
 		}
-		lines = append(lines,
-			"echo '== "+s.pkg+"'",
-			fmt.Sprintf("(cd %s && timeout --signal=KILL %d /run/vm/%s.test -test.v -test.timeout %s -test.run %s) 2>&1 | tee /run/vm/%s.out",
-				quote(filepath.Join(l.repository, s.pkg)), int(suiteTimeout.Seconds())+20, s.name(), suiteTimeout, quote(opts.run), s.name()),
-			"echo ${PIPESTATUS[0]} >/run/vm/"+s.name()+".status",
-		)
+		lines = append(lines, l.suiteScript(s, opts.run))
 	}
 	return strings.Join(lines, "\n"), nil
+}
+
+// suiteScript is the part of the guest's script that runs one suite. It leaves what the tests print, and their exit
+// status, in the share.
+func (l *lab) suiteScript(s suite, pattern string) string {
+	test := fmt.Sprintf("/run/bin/%s.test -test.v -test.timeout %s -test.run %s", s.name(), suiteTimeout, quote(pattern))
+	return fmt.Sprintf("echo '== %s'\n(cd %s && timeout --signal=KILL %d %s) 2>&1 | tee %s\necho ${PIPESTATUS[0]} >%s",
+		s.pkg, quote(filepath.Join(l.repository, s.pkg)), int(suiteTimeout.Seconds())+20, test,
+		"/run/vm/"+s.name()+".out", "/run/vm/"+s.name()+".status")
 }
 
 // goTool runs the go command in the module's folder. Without build tags, cgo is off, as in the project's own builds.
