@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/usbtransport"
@@ -21,17 +22,21 @@ const maxEmptyTransfers = 16
 // zero-length packet after a message of whole packets. With those that do, it is skipped before the next message.
 type bulk struct {
 	gate       gate
-	number     uint8 // of the interface, for wIndex
-	out, in    uint8 // endpoint addresses
-	packet     int   // wMaxPacketSize of in
+	number     uint8         // of the interface, for wIndex
+	out, in    uint8         // endpoint addresses
+	packet     int           // wMaxPacketSize of in
+	rest       time.Duration // how long to wait for the rest of a message
 	outMessage []byte
 	inMessage  []byte
 }
 
 var _ carrier = (*bulk)(nil)
 
-func newBulk(g gate, f Function) *bulk {
-	return &bulk{gate: g, number: f.Interface.Number, out: f.BulkOut.Address, in: f.BulkIn.Address, packet: f.BulkIn.MaxPacketSize}
+func newBulk(g gate, f Function, rest time.Duration) *bulk {
+	return &bulk{
+		gate: g, number: f.Interface.Number, rest: rest,
+		out: f.BulkOut.Address, in: f.BulkIn.Address, packet: f.BulkIn.MaxPacketSize,
+	}
 }
 
 func (b *bulk) send(ctx context.Context, c ccid.Command) error {
@@ -95,7 +100,7 @@ func (b *bulk) read(ctx context.Context, want int) (int, error) {
 	waiting := ctx
 	if begun > 0 {
 		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeout(ctx, restWait)
+		waiting, cancel = context.WithTimeout(ctx, b.rest)
 		defer cancel()
 	}
 	n, err := b.gate.bulkIn(waiting, b.in, b.inMessage[begun:begun+size])

@@ -64,8 +64,8 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
 
-	if c := r.givenUp; c != nil {
-		r.finish(*c, r.recover(StepAbort, StepReset, c.Slot, c.Seq))
+	if r.unsettled {
+		r.unsettled = !r.recover(StepAbort, StepReset, q.command.Slot).Recovered
 	}
 	q.command.Seq = r.nextSeq()
 	resp, err := r.attempt(ctx, q)
@@ -145,8 +145,8 @@ func (r *Reader) settle(ctx context.Context, q request, err error) error {
 	case errors.Is(err, usbtransport.ErrTimedOut):
 		first = StepAbort
 	}
-	recovery := r.recover(first, last, q.command.Slot, q.command.Seq)
-	r.finish(q.command, recovery)
+	recovery := r.recover(first, last, q.command.Slot)
+	r.unsettled = !recovery.Recovered
 	switch gone := r.gone(); {
 	case gone != nil:
 		return gone
@@ -158,21 +158,13 @@ func (r *Reader) settle(ctx context.Context, q request, err error) error {
 	return fmt.Errorf("%w; %v", err, recovery)
 }
 
-// finish remembers a command that the reader may still be working on.
-func (r *Reader) finish(c ccid.Command, recovery Recovery) {
-	r.givenUp = nil
-	if !recovery.Recovered {
-		r.givenUp = &ccid.Command{Slot: c.Slot, Seq: c.Seq}
-	}
-}
-
-// recover brings a reader back that does not answer command seq on this slot: it takes one step after the other, from
-// first to last, until the reader answers.
-func (r *Reader) recover(first, last RecoveryStep, slot, seq uint8) Recovery {
+// recover brings a reader back that does not answer on this slot: it takes one step after the other, from first to last,
+// until the reader answers.
+func (r *Reader) recover(first, last RecoveryStep, slot uint8) Recovery {
 	var done Recovery
 	for step := first; step <= last; step++ {
 		done.Tried = append(done.Tried, step)
-		err := r.takeStep(step, slot, seq)
+		err := r.takeStep(step, slot)
 		r.log.Debugf("recovery of slot %d: %v: %v", slot, step, err)
 		if err == nil {
 			done.Recovered = true
@@ -186,13 +178,13 @@ func (r *Reader) recover(first, last RecoveryStep, slot, seq uint8) Recovery {
 }
 
 // takeStep takes one step of a recovery and returns nil when the reader then answers.
-func (r *Reader) takeStep(step RecoveryStep, slot, seq uint8) error {
+func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 	switch step {
 	case StepAbort:
-		// Many readers stall the request, and take the message all the same.
-		requested := r.within(controlWait, func(ctx context.Context) error { return r.carrier.requestAbort(ctx, slot, seq) })
-		c := ccid.AbortCommand(slot)
-		c.Seq = seq
+		// Both halves have the same number, a new one. Many readers stall the request, and take the message all the
+		// same.
+		c := r.numbered(ccid.AbortCommand(slot))
+		requested := r.within(controlWait, func(ctx context.Context) error { return r.carrier.requestAbort(ctx, slot, c.Seq) })
 		if err := r.probe(c); err != nil {
 			return errors.Join(requested, err)
 		}
@@ -209,7 +201,7 @@ func (r *Reader) takeStep(step RecoveryStep, slot, seq uint8) error {
 		for _, s := range r.slots {
 			s.lose()
 		}
-		if err := r.within(resetWait, r.carrier.reset); err != nil {
+		if err := withTimeout(context.Background(), resetWait, r.carrier.reset); err != nil {
 			return err
 		}
 		return r.probe(r.numbered(ccid.GetSlotStatus(slot)))
@@ -223,7 +215,7 @@ func (r *Reader) numbered(c ccid.Command) ccid.Command {
 
 // probe sends a command whose answer shows that the reader is alive.
 func (r *Reader) probe(c ccid.Command) error {
-	resp, err := r.attempt(context.Background(), request{command: c, wait: recoveryWait})
+	resp, err := r.attempt(context.Background(), request{command: c, wait: min(recoveryWait, r.deadlines.limits.Silence)})
 	if err == nil && resp.Status.Command() == ccid.CommandFailed && resp.Error == ccid.ErrorSlotBusy {
 		return resp.Error
 	}
@@ -231,7 +223,7 @@ func (r *Reader) probe(c ccid.Command) error {
 }
 
 func (r *Reader) within(limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), min(limit, r.deadlines.limits.Silence))
 	defer cancel()
 	return f(ctx)
 }

@@ -52,11 +52,11 @@ type Reader struct {
 	life context.Context
 	end  context.CancelFunc
 
-	// bus belongs to whoever put a token in; it guards carrier, seq and givenUp.
-	bus     chan struct{}
-	carrier carrier
-	seq     uint8
-	givenUp *ccid.Command // has slot and number of a command that the reader may still be working on
+	// bus belongs to whoever put a token in; it guards carrier, seq and unsettled.
+	bus       chan struct{}
+	carrier   carrier
+	seq       uint8
+	unsettled bool // a command was given up, and the reader may still be at it
 
 	notifications notifications
 	background    sync.WaitGroup
@@ -141,7 +141,7 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 		deadlines: newDeadlines(o.Limits, f.Class), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
 		life: life, end: end, bus: make(chan struct{}, 1), name: baseName(d.info, o),
 	}
-	r.carrier = newBulk(r.gate, f)
+	r.carrier = newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence))
 	log := o.Logger
 	if log == nil {
 		log = discard()
@@ -189,18 +189,33 @@ func (r *Reader) prepare(ctx context.Context) error {
 // warmUpTries is how often a reader is asked for its first slot's state before it is given up.
 const warmUpTries = 3
 
-// warmUp makes the first exchange, which resynchronises data toggles and finds readers that are still starting.
+// warmUp makes the first exchange, which resynchronises data toggles and finds readers that are still starting, and then
+// asks for the state of every slot.
 func (r *Reader) warmUp(ctx context.Context) error {
 	var err error
 	for range warmUpTries {
-		_, err = r.slots[0].status(ctx)
-		var failed *ccid.CommandError
-		if err == nil || errors.As(err, &failed) {
-			return nil
+		if err = r.firstStatus(ctx, r.slots[0]); err == nil {
+			break
 		}
 		if ctx.Err() != nil || r.gone() != nil {
 			return err
 		}
+	}
+	for _, s := range r.slots[1:] {
+		if err != nil {
+			break
+		}
+		err = r.firstStatus(ctx, s)
+	}
+	return err
+}
+
+// firstStatus asks for a slot's state; a failure that the reader reports is an answer too.
+func (r *Reader) firstStatus(ctx context.Context, s *Slot) error {
+	_, err := s.status(ctx)
+	var failed *ccid.CommandError
+	if errors.As(err, &failed) {
+		return nil
 	}
 	return err
 }
