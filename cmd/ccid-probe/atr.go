@@ -42,7 +42,7 @@ func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) er
 			return usage("", "ATR: %w", err)
 		}
 		if err := p.printATR(raw); err != nil {
-			return usage("", "ATR: %w", err)
+			return usage("", "%w", err)
 		}
 		return nil
 	case s.reader == "" && len(p.opts.virtual) == 0:
@@ -58,7 +58,7 @@ func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) er
 			return err
 		}
 		if err := p.printATR(raw); err != nil {
-			return &problem{code: exitCardFailed, err: fmt.Errorf("ATR of the card: %w", err)}
+			return &problem{code: exitCardFailed, err: fmt.Errorf("the card's %w", err)}
 		}
 		return nil
 	})

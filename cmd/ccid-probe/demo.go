@@ -26,7 +26,7 @@ func (p *program) demoCommand() *cobra.Command {
 		Long: `Drive virtual readers at each level of exchange, with T=0 and T=1 cards, through the whole driver: list, describe, atr, APDUs; then
 pull a reader out in the middle of an exchange and plug it in again. Each step is checked; the exit code is 0 only if each gave
 what it must. Real readers are listed first, if there are any.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: p.action(func(ctx context.Context, _ []string) error { return p.demo(ctx) }),
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 )
 
 func (p *program) describeCommand() *cobra.Command {
-	var bare string
+	var bare, reader string
 	c := &cobra.Command{
 		Use:   "describe [READER] | --class-descriptor HEX",
 		Short: "Explain what a reader says of itself, field by field",
@@ -24,17 +25,21 @@ With --class-descriptor it explains the 54 bytes given (CCID 1.1 §5.1), with no
 		Example: `  ccid-probe describe
   ccid-probe describe 08e6:3437
   ccid-probe describe --class-descriptor 36210001000703000000A00F…`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: p.action(func(ctx context.Context, args []string) error {
-			if bare != "" {
-				if len(args) > 0 {
-					return usage("", "give a READER or --class-descriptor, not both")
-				}
+			// A name of several words needs no quotes.
+			key := strings.Join(args, " ")
+			switch {
+			case bare != "" && (key != "" || reader != ""):
+				return usage("", "give a READER or --class-descriptor, not both")
+			case key != "" && reader != "":
+				return usage("", "give READER or --reader, not both")
+			case bare != "":
 				return p.describeBare(bare)
 			}
-			return p.describeReader(ctx, strings.Join(args, ""))
+			return p.describeReader(ctx, key+reader)
 		}),
 	}
+	c.Flags().StringVarP(&reader, "reader", "r", "", "the `READER`, as for the other commands")
 	c.Flags().StringVar(&bare, "class-descriptor", "", "explain this class descriptor, 54 bytes in `HEX`")
 	return c
 }
@@ -47,8 +52,8 @@ type description struct {
 	Level    string   `json:"level"`
 	Features []string `json:"features"`
 	// ClockFrequencies (kHz) and DataRates (bit/s) are the reader's lists, empty where it has none.
-	ClockFrequencies []int              `json:"clock_frequencies_khz"`
-	DataRates        []int              `json:"data_rates_bps"`
+	ClockFrequencies []uint32           `json:"clock_frequencies_khz"`
+	DataRates        []uint32           `json:"data_rates_bps"`
 	Findings         []describe.Finding `json:"findings"`
 }
 
@@ -104,7 +109,7 @@ func (p *program) describeBare(hex string) error {
 func describeClass(class *ccid.ClassDescriptor) description {
 	return description{
 		Class: class, Level: class.DwFeatures.ExchangeLevel().String(), Features: nonNil(class.DwFeatures.Names()),
-		ClockFrequencies: []int{}, DataRates: []int{}, Findings: nonNil(describe.ClassFindings(class)),
+		ClockFrequencies: []uint32{}, DataRates: []uint32{}, Findings: nonNil(describe.ClassFindings(class)),
 	}
 }
 
@@ -120,21 +125,41 @@ func (p *program) describeReader(ctx context.Context, key string) error {
 		d := describeClass(c.function.Class)
 		d.Reader = describeCandidate(c)
 		d.Findings = append(d.Findings, describe.InterfaceFindings(c.function.Interface)...)
-		// The descriptors are known without opening the reader; so a busy one is described all the same, less its lists.
-		reader, err := p.open(ctx, c)
-		switch {
+		// The descriptors are known without opening the reader; so a busy one is described all the same, less what only it
+		// can tell.
+		switch err := p.ask(ctx, c, &d); {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
 			d.Reader.Error = visible(reason(err))
-		default:
-			d.Reader.Name = reader.Name()
-			d.ClockFrequencies, d.DataRates = nonNil(reader.ClockFrequencies()), nonNil(reader.DataRates())
-			if err := reader.Close(); err != nil {
-				return err
-			}
 		}
 		return p.printDescription(d)
+	})
+}
+
+// ask opens the reader for what is not in its descriptors: the name of its interface, and its lists.
+func (p *program) ask(ctx context.Context, c candidate, d *description) error {
+	reader, err := p.open(ctx, c)
+	if err != nil {
+		return err
+	}
+	d.Reader.Name = reader.Name()
+	if err := reader.Close(); err != nil {
+		return err
+	}
+	return p.step(ctx, func(ctx context.Context) (err error) {
+		i, err := c.backend.Open(ctx, c.info(), c.function.Interface.Number)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, i.Close()) }()
+		lists, err := describe.AskLists(ctx, i)
+		if err != nil {
+			return err
+		}
+		d.ClockFrequencies, d.DataRates = nonNil(lists.ClockFrequencies), nonNil(lists.DataRates)
+		d.Findings = append(d.Findings, describe.ListFindings(d.Class, lists)...)
+		return nil
 	})
 }
 
@@ -143,7 +168,7 @@ func describeCandidate(c candidate) *describedReader {
 	r := &describedReader{
 		Index: c.index, Name: c.name(), VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BCDDevice: describe.BCD(d.BCDDevice),
 		Manufacturer: visible(d.Manufacturer), Product: visible(d.Product), Serial: visible(d.SerialNumber),
-		Bus: d.Bus, Address: d.Address, Port: d.PortPath, USB: c.usb, Endpoints: []describedEndpoint{},
+		Bus: d.Bus, Address: d.Address, Port: d.PortPath, USB: c.backend.Name(), Endpoints: []describedEndpoint{},
 		Interface: describedInterface{i.Number, i.AlternateSetting, i.Class, i.SubClass, i.Protocol, c.function.StringIndex},
 	}
 	for _, e := range i.Endpoints {
@@ -241,7 +266,7 @@ func interval(e describedEndpoint) string {
 // numbersPerLine is how many entries of a list stand on one line.
 const numbersPerLine = 6
 
-func (p *program) printNumbers(name string, list []int, text func(uint32) string) {
+func (p *program) printNumbers(name string, list []uint32, text func(uint32) string) {
 	if len(list) == 0 {
 		return
 	}
@@ -250,7 +275,7 @@ func (p *program) printNumbers(name string, list []int, text func(uint32) string
 		n := min(len(list), numbersPerLine)
 		line := make([]string, n)
 		for i, v := range list[:n] {
-			line[i] = text(uint32(v))
+			line[i] = text(v)
 		}
 		p.out.printf("  %s\n", strings.Join(line, ", "))
 		list = list[n:]

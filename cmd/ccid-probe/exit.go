@@ -115,13 +115,22 @@ func report(stderr io.Writer, err error) exitCode {
 		text = "interrupted"
 	}
 	fmt.Fprintf(stderr, "ccid-probe: %s\n", text)
-	var p *problem
-	if errors.As(err, &p) {
-		for _, line := range p.advice {
-			fmt.Fprintf(stderr, "  %s\n", line)
-		}
+	for _, line := range adviceOn(err) {
+		fmt.Fprintf(stderr, "  %s\n", line)
 	}
 	return code
+}
+
+func adviceOn(err error) []string {
+	var p *problem
+	var s started
+	switch {
+	case errors.As(err, &p):
+		return p.advice
+	case !errors.As(err, &s):
+		return []string{"Commands and flags are listed by: ccid-probe --help"}
+	}
+	return nil
 }
 
 // brokenPipe reports whether err says that nobody reads our output any more. That is the reader's right, no failure of ours.

@@ -17,7 +17,7 @@ func (p *program) listCommand() *cobra.Command {
 		Short: "List the readers, their slots and cards",
 		Long: `List every CCID interface on the machine: name, USB ids, port, serial number, slots, and for each card its answer to reset.
 Where a reader can't be opened it says why, and what to do about it. Cards are powered for the moment that takes.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: p.action(func(ctx context.Context, _ []string) error {
 			_, err := p.list(ctx)
 			return err
@@ -69,9 +69,18 @@ func (p *program) overview(ctx context.Context, _ []string) error {
 func virtualFlags(specs []string) []string {
 	var list []string
 	for _, spec := range specs {
-		list = append(list, " --virtual "+spec)
+		list = append(list, " --virtual "+quoted(spec))
 	}
 	return list
+}
+
+// quoted is an argument as a shell takes it.
+func quoted(s string) string {
+	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=,.:+/"
+	if s != "" && strings.Trim(s, safe) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // nextStep proposes what to do with the readers, of which there is at least one.
@@ -123,7 +132,7 @@ func (p *program) inspect(ctx context.Context, c candidate) listedReader {
 	d := c.info()
 	entry := listedReader{
 		Index: c.index, Name: c.name(), VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct),
-		Bus: d.Bus, Port: d.PortPath, Serial: visible(d.SerialNumber), Interface: c.function.Interface.Number, USB: c.usb,
+		Bus: d.Bus, Port: d.PortPath, Serial: visible(d.SerialNumber), Interface: c.function.Interface.Number, USB: c.backend.Name(),
 		Slots: []listedSlot{}, Advice: []string{},
 	}
 	if c.function.Class != nil {

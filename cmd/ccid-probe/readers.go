@@ -40,7 +40,7 @@ func openUSB(name string, log logrus.FieldLogger) (usbtransport.Backend, error) 
 // candidate is an interface that is a reader, or claims to be one.
 type candidate struct {
 	index    int
-	usb      string // name of the backend
+	backend  usbtransport.Backend
 	device   *host.Device
 	function host.Function
 }
@@ -93,7 +93,7 @@ func (s *search) add(backend usbtransport.Backend, devices []usbtransport.Device
 		functions, _ := host.Functions(info)
 		device := host.NewDevice(backend, info)
 		for _, function := range functions {
-			s.readers = append(s.readers, candidate{index: len(s.readers), usb: backend.Name(), device: device, function: function})
+			s.readers = append(s.readers, candidate{index: len(s.readers), backend: backend, device: device, function: function})
 		}
 	}
 }
@@ -151,10 +151,16 @@ func (p *program) open(ctx context.Context, c candidate) (*host.Reader, error) {
 		return err
 	})
 	if err != nil {
-		code := codeOf(started{err})
-		return nil, &problem{code: code, err: err, advice: p.machine().Open(c.info(), err)}
+		return nil, &problem{code: codeOf(started{err}), err: err, advice: p.adviceOnOpen(c, err)}
 	}
 	return reader, nil
+}
+
+func (p *program) adviceOnOpen(c candidate, err error) []string {
+	if c.backend.Name() == virtualName {
+		return nil
+	}
+	return p.machine().Open(c.info(), err)
 }
 
 // slotFlags choose a reader and a slot of it.
@@ -167,6 +173,7 @@ type slotFlags struct {
 func (s *slotFlags) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&s.reader, "reader", "r", "", "the `READER`: its number in the list, port path, VID:PID, or part of its name (needless where there is one)")
 	flags.IntVar(&s.slot, "slot", -1, "the slot's number `N` (default: the first with a card)")
+	flags.Lookup("slot").DefValue = "0" // what pflag takes for no default worth printing
 	flags.BoolVar(&s.wait, "wait", false, "wait for a card, at most for --timeout")
 }
 

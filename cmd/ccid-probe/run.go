@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -89,7 +90,7 @@ Without a command it lists the readers and says what to do next.
   ccid-probe atr 3B7A18000073667465206364313434
   ccid-probe apdu --reader gemalto 00A4040007A0000000790100 00B0000000
   ` + advice.TryVirtual,
-		Args:              cobra.NoArgs,
+		Version:           version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: p.checkOptions,
@@ -110,6 +111,23 @@ Without a command it lists the readers and says what to do next.
 		return usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "%w", err)
 	})
 	return root
+}
+
+// version is the module's version, as the build recorded it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// noArguments refuses arguments of a command that takes none.
+func noArguments(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("", "%s takes no arguments, but %q was given", c.Name(), args[0])
+	}
+	return nil
 }
 
 // action makes a command's function from one that needs only a context and the arguments.

@@ -7,6 +7,9 @@ import (
 	"github.com/goccid/goccid/virtual"
 )
 
+// virtualName is the name of a virtual.Bus.
+const virtualName = "virtual"
+
 // virtualReaders are the readers that --virtual asks for, on a bus of their own.
 type virtualReaders struct {
 	bus      *virtual.Bus

@@ -49,7 +49,7 @@ func (m Machine) InWSL() bool {
 func (m Machine) Open(device usbtransport.DeviceInfo, err error) []string {
 	var busy *usbtransport.BusyError
 	switch {
-	case m.nodeIsMissing(device):
+	case unreachable(err) && m.nodeIsMissing(device):
 		return m.handIn(node(device) + " does not exist here, though the kernel knows the device.")
 	case errors.As(err, &busy):
 		var lines []string
@@ -63,6 +63,11 @@ func (m Machine) Open(device usbtransport.DeviceInfo, err error) []string {
 		return m.permission(device)
 	}
 	return nil
+}
+
+// unreachable reports whether a node that is missing may be behind the error.
+func unreachable(err error) bool {
+	return errors.Is(err, usbtransport.ErrRemoved) || errors.Is(err, usbtransport.ErrPermission) || errors.Is(err, fs.ErrNotExist)
 }
 
 // node is the device's file on Linux.

@@ -49,8 +49,10 @@ func TestAdviceForAReaderThatCantBeOpened(t *testing.T) {
 		},
 		"permission elsewhere": {fstest.MapFS{}, "darwin", &usbtransport.Error{Kind: usbtransport.ErrPermission}, []string{"administrator"}},
 		"node not in container": {
-			fstest.MapFS{"sys/bus/usb/devices": {Mode: fs.ModeDir}, ".dockerenv": {}}, "linux",
-			&usbtransport.Error{Kind: usbtransport.ErrRemoved}, []string{"does not exist here", "This is a container"},
+			fstest.MapFS{"sys/bus/usb/devices": {Mode: fs.ModeDir}, ".dockerenv": {}},
+			"linux",
+			&usbtransport.Error{Kind: usbtransport.ErrRemoved},
+			[]string{"does not exist here", "This is a container"},
 		},
 		"no advice for the rest": {desktop(), "linux", errors.New("something else"), nil},
 	}
@@ -90,7 +92,8 @@ func TestAdviceWhereThereIsNoReader(t *testing.T) {
 		"empty container": {"linux", with(desktop(), "run/.containerenv"), Search{Backend: "usbfs"}, []string{"not even a hub", "This is a container"}},
 		"only hubs":       {"linux", desktop(), Search{Devices: []usbtransport.DeviceInfo{hub}}, []string{"hubs but no device", "plugged in"}},
 		"other devices": {
-			"linux", desktop(), Search{Devices: []usbtransport.DeviceInfo{hub, keyboard, unreadable}},
+			"linux", desktop(),
+			Search{Devices: []usbtransport.DeviceInfo{hub, keyboard, unreadable}},
 			[]string{`1-1 046d:c31c "Logitech Keyboard\x1b[2J" (class 0x03 keyboard, mouse or FIDO key)`, "1-3", "unreadable: short read", "maker's own protocol"},
 		},
 		"too many to list": {"linux", desktop(), Search{Devices: many}, []string{"and 3 more"}},

@@ -1,5 +1,5 @@
 // Package describe explains a reader's USB descriptors to people: each field of the CCID class descriptor with its
-// meaning, and what in it looks wrong. It is pure.
+// meaning, and what in it looks wrong. It does no I/O of its own.
 package describe
 
 import (
@@ -33,7 +33,7 @@ func Class(d *ccid.ClassDescriptor) []Field {
 		{Name: "dwProtocols", Value: hexadecimal(d.DwProtocols, 8), Meaning: protocols(d.DwProtocols)},
 		{Name: "dwDefaultClock", Value: decimal(d.DwDefaultClock), Meaning: Clock(d.DwDefaultClock)},
 		{Name: "dwMaximumClock", Value: decimal(d.DwMaximumClock), Meaning: Clock(d.DwMaximumClock)},
-		{Name: "bNumClockSupported", Value: decimal(d.BNumClockSupported), Meaning: listLength(d.BNumClockSupported, "frequencies", "default and maximum only")},
+		{Name: "bNumClockSupported", Value: decimal(d.BNumClockSupported), Meaning: listLength(d.BNumClockSupported, "frequencies", "the default one only")},
 		{Name: "dwDataRate", Value: decimal(d.DwDataRate), Meaning: Rate(d.DwDataRate)},
 		{Name: "dwMaxDataRate", Value: decimal(d.DwMaxDataRate), Meaning: Rate(d.DwMaxDataRate)},
 		{Name: "bNumDataRatesSupported", Value: decimal(d.BNumDataRatesSupported), Meaning: listLength(d.BNumDataRatesSupported, "rates", "any from default to maximum")},
