@@ -31,6 +31,8 @@ where that list is installed. HEX may have spaces, colons and 0x, in one argumen
 	return c
 }
 
+const exampleATR = "As in: ccid-probe atr 3B 7A 18 00 00 73 66 74 65 20 63 64 31 34 34"
+
 func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) error {
 	given := strings.Join(args, " ")
 	switch {
@@ -41,12 +43,15 @@ func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) er
 		if err != nil {
 			return usage("", "ATR: %w", err)
 		}
+		if len(raw) == 0 {
+			return usage(exampleATR, "no ATR given")
+		}
 		if err := p.printATR(raw); err != nil {
 			return usage("", "%w", err)
 		}
 		return nil
 	case s.reader == "" && len(p.opts.virtual) == 0:
-		return usage("As in: ccid-probe atr 3B 7A 18 00 00 73 66 74 65 20 63 64 31 34 34\nOr of the card in the first reader: ccid-probe atr --reader 0", "no ATR given")
+		return usage(exampleATR+"\nOr of the card in the first reader: ccid-probe atr --reader 0", "no ATR given")
 	}
 	return p.withSlot(ctx, s, func(slot *host.Slot) error {
 		var raw []byte
