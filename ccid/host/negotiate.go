@@ -119,7 +119,12 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		return err
 	}
 	var reasons []error
+	var silent *NoAnswerError
 	for _, try := range s.setups(t) {
+		if silent != nil && try.pps != nil {
+			// A reader that said nothing to one PPS would make us wait for each other one.
+			continue
+		}
 		if s.used {
 			if err := s.powerOn(ctx, ColdReset); err != nil {
 				return err
@@ -136,6 +141,7 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 			return nil
 		}
 		s.transmitter = nil
+		_ = errors.As(err, &silent)
 		if isFinal(ctx, s.reader, err) {
 			return err
 		}
