@@ -88,7 +88,7 @@ func (d *dialogue) addEnvelope(ctx context.Context, data []byte) (sw uint16, err
 	}
 	d.envelope = append(d.envelope, data...)
 	missing, known := missing(d.envelope)
-	if len(data) == maxShortData && (!known || missing > 0) {
+	if len(data) == maxShortData && (!known || missing > 0 || missing == -1) {
 		return swOK, nil
 	}
 	command, ambiguous := d.envelope, len(data) == maxShortData && missing == 0
