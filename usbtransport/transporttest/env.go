@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// patience bounds what is expected to happen soon; a call that has not returned by then hangs.
-	patience = 10 * time.Second
 	// settle is how long calls get to reach the device before something is done to them. Nothing can tell from outside
 	// when a call waits; if they don't make it, the case shows less, and does not fail.
 	settle = 20 * time.Millisecond
@@ -31,7 +29,7 @@ type env struct {
 
 // context returns a context that bounds a call which should succeed.
 func (e *env) context() context.Context {
-	return e.timeout(patience)
+	return e.timeout(e.Patience)
 }
 
 func (e *env) timeout(d time.Duration) context.Context {
@@ -58,7 +56,7 @@ func (e *env) within(limit time.Duration, what string, f func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(limit + patience):
+	case <-time.After(limit + e.Patience):
 		require.FailNow(e, what+" hangs")
 	}
 	assert.LessOrEqual(e, time.Since(start), limit, what)
@@ -183,7 +181,7 @@ func (p *peer) isAnswer(request, answer []byte) {
 // send sends all of data.
 func (p *peer) send(data []byte) {
 	p.Helper()
-	n, err := p.BulkOut(p.timeout(patience), p.out.Address, data)
+	n, err := p.BulkOut(p.timeout(p.Patience), p.out.Address, data)
 	require.NoError(p, err)
 	require.Equal(p, len(data), n)
 }
@@ -191,7 +189,7 @@ func (p *peer) send(data []byte) {
 // receive reads one transfer.
 func (p *peer) receive(buf []byte) []byte {
 	p.Helper()
-	n, err := p.BulkIn(p.timeout(patience), p.in.Address, buf)
+	n, err := p.BulkIn(p.timeout(p.Patience), p.in.Address, buf)
 	require.NoError(p, err)
 	return buf[:n]
 }

@@ -33,6 +33,8 @@ type Fixture struct {
 	AnonymousHolders bool
 	// RemovalTime is the longest time from the return of Unplug to the end of every waiting call; 0 means 50 ms.
 	RemovalTime time.Duration
+	// Patience is how long a call may take that should succeed soon, before it is said to hang; 0 means 10 s.
+	Patience time.Duration
 
 	// Unplug takes the device out, and returns when it is out.
 	Unplug func() error
@@ -69,6 +71,9 @@ func (c testCase) run(t testing.TB, factory Factory) {
 	fixture := factory(t)
 	if fixture.RemovalTime == 0 {
 		fixture.RemovalTime = 50 * time.Millisecond
+	}
+	if fixture.Patience == 0 {
+		fixture.Patience = 10 * time.Second
 	}
 	if c.missing != nil {
 		if why := c.missing(fixture); why != "" {
