@@ -247,6 +247,21 @@ func (s *slot) exchangeAPDU(ctx context.Context, c ccid.Command, command []byte)
 	return b, 0
 }
 
+// checkNoPPS watches over PPS requests where an APDU belongs: the reader would pass them on as one. Only those that are
+// complete count, as FF is the class of commands for the reader itself, too.
+func (s *slot) checkNoPPS(c ccid.Command) {
+	if len(c.Data) < 3 || len(c.Data) > 6 || c.Data[0] != 0xFF || c.Data[1]&0x80 != 0 {
+		return
+	}
+	var pck byte
+	for _, b := range c.Data {
+		pck ^= b
+	}
+	if pck == 0 {
+		s.violated(c, RulePPS, "% X at APDU level", c.Data)
+	}
+}
+
 // shortAPDU is the exchange at short APDU level.
 func (s *slot) shortAPDU(c ccid.Command) {
 	f := s.function
@@ -254,6 +269,7 @@ func (s *slot) shortAPDU(c ccid.Command) {
 		s.violated(c, RuleLevel, "%04X at short APDU level", c.LevelParameter())
 	}
 	s.checkBWI(c)
+	s.checkNoPPS(c)
 	if command, err := apdu.ParseCommandLenient(c.Data); err != nil || command.Extended {
 		s.violated(c, RuleAPDU, "%d bytes: % X", len(c.Data), c.Data[:min(len(c.Data), 8)])
 		f.respond(s.failure(c, ccid.ErrorBadLength))
@@ -273,6 +289,7 @@ const maxAPDU = ccid.MaxMessageLength - ccid.HeaderLength
 func (s *slot) extendedAPDU(c ccid.Command) {
 	f := s.function
 	s.checkBWI(c)
+	s.checkNoPPS(c)
 	level := c.LevelParameter()
 	f.mu.Lock()
 	chaining, fetching := s.chaining, s.fetching

@@ -65,6 +65,7 @@ type row struct {
 // loadModels decodes the embedded file once.
 var loadModels = sync.OnceValues(func() ([]Model, error) {
 	var models []Model
+	base, devices := "", 0 // the name in the table, and how many devices have it
 	lines := bufio.NewScanner(bytes.NewReader(readersJSON))
 	for number := 1; lines.Scan(); number++ {
 		var r row
@@ -80,13 +81,16 @@ var loadModels = sync.OnceValues(func() ([]Model, error) {
 			Endpoints: r.BNumEndpoints, Descriptor: descriptor, ClockFrequencies: r.ClockFrequencies, DataRates: r.DataRates,
 		}
 		name := r.Name
-		if n := len(models); n > 0 && models[n-1].Name == name {
-			last := &models[n-1]
+		if name != base {
+			base, devices = name, 1
+		} else {
+			last := &models[len(models)-1]
 			if !slices.ContainsFunc(last.Interfaces, func(other ModelInterface) bool { return other.Number == i.Number }) {
 				last.Interfaces = append(last.Interfaces, i)
 				continue
 			}
-			name += "-2" // another device that calls itself the same
+			devices++ // another device that is called the same
+			name = fmt.Sprintf("%s-%d", base, devices)
 		}
 		models = append(models, Model{
 			Name: name, IDVendor: r.IDVendor, IDProduct: r.IDProduct, BCDDevice: r.BCDDevice,
