@@ -240,7 +240,7 @@ func (p *program) printDevice(r describedReader) {
 		{Name: "idVendor", Value: "0x" + r.VID, Meaning: r.Manufacturer},
 		{Name: "idProduct", Value: "0x" + r.PID, Meaning: r.Product},
 		{Name: "bcdDevice", Value: r.BCDDevice, Meaning: "the reader's own release"},
-		{Name: "iSerialNumber", Value: r.Serial},
+		{Name: "iSerialNumber", Value: orNone(r.Serial)},
 		{Name: "place", Value: "port " + r.Port, Meaning: fmt.Sprintf("bus %d, address %d, through %s", r.Bus, r.Address, r.USB)},
 		{Name: "bInterfaceNumber", Value: fmt.Sprint(i.Number), Meaning: fmt.Sprintf("alternate setting %d", i.Setting)},
 		{Name: "bInterfaceClass", Value: fmt.Sprintf("0x%02X", i.Class), Meaning: describe.InterfaceClass(i.Class)},
@@ -254,6 +254,13 @@ func (p *program) printDevice(r describedReader) {
 			Meaning: fmt.Sprintf("%s %s, packets of %d bytes%s", e.Type, e.Direction, e.MaxPacketSize, interval(e)),
 		})
 	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
 }
 
 func interval(e describedEndpoint) string {
