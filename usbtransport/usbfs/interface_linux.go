@@ -50,8 +50,10 @@ type claimed struct {
 	// calls counts the calls under way. Add happens under mu and only while isClosing is false, so that Close can wait.
 	calls sync.WaitGroup
 
-	// reaping is held while urbs are reaped. It comes before mu.
+	// reaping is held while urbs are reaped, and protects reapedAll. It comes before mu.
 	reaping sync.Mutex
+	// reapedAll says that the device is gone and nothing may be reaped any more, see reap.
+	reapedAll bool
 }
 
 // transfer is one urb on its way through the kernel.
@@ -360,11 +362,12 @@ func (c *claimed) reapUntilGone() {
 // reap collects what is finished, and reports whether the device is gone.
 //
 // The kernel writes to a transfer's memory only while the transfer is reaped. So when it says that the device is gone,
-// what had arrived has been reaped, the buffers of the others are free, and nobody needs to wait until they come back.
+// what had arrived has been reaped, the buffers of the others are free, and nobody needs to wait until they come back. From
+// then on nothing is reaped: the kernel would write to memory that its owners have got back.
 func (c *claimed) reap() (gone bool) {
 	c.reaping.Lock()
 	defer c.reaping.Unlock()
-	for {
+	for !c.reapedAll {
 		address, err := c.node.reap()
 		switch {
 		case err == nil:
@@ -372,11 +375,12 @@ func (c *claimed) reap() (gone bool) {
 		case errors.Is(err, unix.EAGAIN):
 			return false
 		default:
+			c.reapedAll = true
 			c.markGone()
 			c.dropPending()
-			return true
 		}
 	}
+	return true
 }
 
 // removed is called by whoever learns from the kernel that the device is gone: the waiting calls end now, even if the
