@@ -92,7 +92,10 @@ func (l line) ready(first byte) ccid.ErrorCode {
 
 // characters is the exchange at character level: send, then read as many characters as wLevelParameter says.
 func (s *slot) characters(ctx context.Context, c ccid.Command) ccid.Response {
-	l := line{slot: s, card: s.begun(), command: c}
+	l := line{slot: s, card: s.activeCard(), command: c}
+	if l.card == nil {
+		return s.failure(c, ccid.ErrorICCMute)
+	}
 	n := int(c.LevelParameter())
 	if n == 0 && len(c.Data) == 0 || uint64(n+ccid.HeaderLength) > uint64(s.function.class.DwMaxCCIDMessageLength) {
 		s.violated(c, RuleLevel, "%d bytes to send, %d to receive", len(c.Data), n)
@@ -124,7 +127,10 @@ func (s *slot) tpdu(ctx context.Context, c ccid.Command) ccid.Response {
 	if c.LevelParameter() != 0 {
 		s.violated(c, RuleLevel, "%04X at TPDU level", c.LevelParameter())
 	}
-	l := line{slot: s, card: s.begun(), command: c}
+	l := line{slot: s, card: s.activeCard(), command: c}
+	if l.card == nil {
+		return s.failure(c, ccid.ErrorICCMute)
+	}
 	if len(c.Data) == 0 {
 		s.violated(c, RuleTPDU, "empty")
 		return s.failure(c, ccid.ErrorBadLength)
@@ -239,7 +245,10 @@ func (l line) t0(ctx context.Context, tpdu []byte) ([]byte, ccid.ErrorCode) {
 
 // exchangeAPDU runs the link protocol on the host's behalf.
 func (s *slot) exchangeAPDU(ctx context.Context, c ccid.Command, command []byte) ([]byte, ccid.ErrorCode) {
-	icc := s.begun()
+	icc := s.activeCard()
+	if icc == nil {
+		return nil, ccid.ErrorICCMute
+	}
 	b, err := icc.Transmit(ctx, command, func(multiplier byte) { s.function.respond(s.extension(c, multiplier)) })
 	if err != nil {
 		return nil, ccid.ErrorICCMute

@@ -117,7 +117,10 @@ func (s *slot) setParameters(ctx context.Context, c ccid.Command) ccid.Response 
 	if code != 0 {
 		return s.failure(c, code)
 	}
-	icc := s.begun()
+	icc := s.activeCard()
+	if icc == nil {
+		return s.failure(c, ccid.ErrorICCMute)
+	}
 	state := icc.State()
 	features := s.function.class.DwFeatures
 	wanted := p.protocol != state.Protocol || p.fd() != state.FD

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/goccid/goccid/ccid"
@@ -707,6 +708,44 @@ func TestFaults(t *testing.T) {
 		require.NoError(t, h.receive().Check(first))
 		require.NoError(t, h.receive().Check(second))
 	})
+}
+
+// TestCardsExchangedAtAnyMoment puts cards in and out while the host uses them, at every level.
+func TestCardsExchangedAtAnyMoment(t *testing.T) {
+	for _, level := range []string{"character", "tpdu", "short", "extended"} {
+		t.Run(level, func(t *testing.T) {
+			h, station, _ := newHost(t, "reader=gempctwin,level="+level+",card=t0")
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				for {
+					for _, c := range []card.Card{card.NewT0(), nil} {
+						old, err := station.SetCard(0, c)
+						assert.NoError(t, err)
+						if old != nil {
+							assert.NoError(t, old.Close())
+						}
+					}
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			}()
+			characters := uint16(0)
+			if level == "character" {
+				characters = 1
+			}
+			for range 300 {
+				h.exchange(ccid.IccPowerOn(0, ccid.Power5V))
+				h.exchange(ccid.SetParametersT0(0, ccid.ParametersT0{BmFindexDindex: 0x11, BWaitingIntegerT0: 10}))
+				h.exchange(ccid.XfrBlock(0, 0, characters, unhex(t, "0084000008")))
+			}
+			close(stop)
+			<-stopped
+		})
+	}
 }
 
 // TestUnplugWhileACardWorks leaves no goroutine behind: goleak looks.

@@ -368,6 +368,16 @@ func (s *slot) begun() card.Card {
 	return s.card
 }
 
+// activeCard returns the card for the work under way, nil when it has been exchanged since the command was taken.
+func (s *slot) activeCard() card.Card {
+	s.function.mu.Lock()
+	defer s.function.mu.Unlock()
+	if !s.active {
+		return nil
+	}
+	return s.card
+}
+
 func (s *slot) powerOff(c ccid.Command) ccid.Response {
 	if icc := s.begun(); icc != nil {
 		icc.PowerOff()

@@ -73,9 +73,13 @@ func TestT0EnvelopeCarriesExtendedCommands(t *testing.T) {
 		data int
 		le   bool
 	}{
-		{"with Le", 1000, true}, {"without Le", 1000, false}, {"ends with a full ENVELOPE", 4*255 - 9, true},
-		{"ends with a full ENVELOPE, without Le", 4*255 - 7, false}, {"Le alone in the last ENVELOPE", 4*255 - 7, true},
-		{"Le parted", 4*255 - 8, true}, {"longest", 65535, true},
+		{"with Le", 1000, true},
+		{"without Le", 1000, false},
+		{"ends with a full ENVELOPE", 4*255 - 9, true},
+		{"ends with a full ENVELOPE, without Le", 4*255 - 7, false},
+		{"Le alone in the last ENVELOPE", 4*255 - 7, true},
+		{"Le parted", 4*255 - 8, true},
+		{"longest", 65535, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			command := append([]byte{0x80, insEcho, 0, 0, 0, byte(tc.data >> 8), byte(tc.data)}, pattern(tc.data)...)
