@@ -99,6 +99,9 @@ type Options struct {
 	IFSC byte
 	// CRC selects CRC in place of LRC for T=1, for the ATR that is made.
 	CRC bool
+	// PlainCRC makes a T=1 card with CRC send it as cards in the field do that follow the widespread free T=1 code: not
+	// complemented, high byte first. The standard's form is refused then.
+	PlainCRC bool
 	// Classes are the voltages that the card works with; 0 is all.
 	Classes Class
 	// Behave, when set, is asked how to treat each command: an APDU, or for T=0 the header of a TPDU.

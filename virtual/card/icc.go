@@ -88,7 +88,9 @@ func (c *ICC) PowerOn(ctx context.Context, class Class) ([]byte, error) {
 
 func (c *ICC) newLink() link {
 	if c.state.Protocol == 1 {
-		return newT1Link(c.traits)
+		l := newT1Link(c.traits)
+		l.plainCRC = c.options.PlainCRC
+		return l
 	}
 	return &t0Link{}
 }

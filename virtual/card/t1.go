@@ -7,9 +7,10 @@ import (
 
 // t1Link is the card's side of T=1 (ISO/IEC 7816-3:2006 §11). Numbers of rules are those of §11.6.3.
 type t1Link struct {
-	traits Traits
-	ifsc   int // what the card takes in one block
-	ifsd   int // what the reader takes in one block
+	traits   Traits
+	plainCRC bool
+	ifsc     int // what the card takes in one block
+	ifsd     int // what the reader takes in one block
 
 	nad     byte // of the answers: the addresses of what was received, exchanged
 	ns      byte // N(S) of the next I-block to send
@@ -61,7 +62,7 @@ func newT1Link(traits Traits) *t1Link {
 
 // resynchronise puts everything back to where it was after the answer to reset (rule 6.3).
 func (l *t1Link) resynchronise() {
-	*l = t1Link{traits: l.traits, nad: l.nad, ifsc: int(l.traits.IFSC), ifsd: initialIFSD}
+	*l = t1Link{traits: l.traits, plainCRC: l.plainCRC, nad: l.nad, ifsc: int(l.traits.IFSC), ifsd: initialIFSD}
 }
 
 func (l *t1Link) step(ctx context.Context, c *ICC) (bool, error) {
@@ -330,6 +331,9 @@ func (l *t1Link) edc(b []byte) []byte {
 				crc >>= 1
 			}
 		}
+	}
+	if l.plainCRC {
+		return []byte{byte(crc >> 8), byte(crc)}
 	}
 	return []byte{byte(^crc), byte(^crc >> 8)}
 }

@@ -165,6 +165,12 @@ func TestT1CRC(t *testing.T) {
 	l = c.link.(*t1Link)
 	got := say(t, c, l.block(0, []byte{0, 0x84, 0, 0, 8}))
 	require.Equal(t, l.block(0, []byte{0x90, 0}), got)
+
+	c = powered(t, canned{0x90, 0}, Options{Protocol: 1, CRC: true, PlainCRC: true})
+	l = c.link.(*t1Link)
+	require.Equal(t, unhex(t, "54 4E"), l.edc(unhex(t, "00 C1 01 FE")))
+	require.Equal(t, l.block(0xE0, nil), say(t, c, l.block(0xC0, nil)))
+	require.Equal(t, l.block(0, []byte{0x90, 0}), say(t, c, l.block(0, []byte{0, 0x84, 0, 0, 8})), "RESYNCH changes no EDC")
 }
 
 // requireBlock checks a block as its receiver does.
