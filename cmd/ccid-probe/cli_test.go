@@ -339,6 +339,36 @@ func TestListShowsReadersSlotsAndCards(t *testing.T) {
 	}
 }
 
+// TestEveryKnownReaderIsListedAndDescribed drives each reader of the table, with all the oddities in their descriptors.
+func TestEveryKnownReaderIsListedAndDescribed(t *testing.T) {
+	models, err := virtual.Models()
+	require.NoError(t, err)
+	driven := 0
+	for _, m := range models {
+		spec := "reader=" + m.Name + ",card=t1"
+		listed := probe(t, "list", "--json", "--virtual", spec)
+		if listed.code == exitUsage {
+			require.Contains(t, listed.stderr, "ICCD", m.Name)
+			continue
+		}
+		require.Equal(t, exitOK, listed.code, "%s: %s", m.Name, listed.stderr)
+		require.Empty(t, listed.stderr, m.Name)
+		readers := decode[[]listedReader](t, listed.stdout)
+		require.Len(t, readers, len(m.Interfaces), m.Name)
+		for _, r := range readers {
+			require.Empty(t, r.Error, m.Name)
+		}
+		require.True(t, readers[0].Slots[0].Present, m.Name)
+		require.NotEmpty(t, readers[0].Slots[0].ATR, m.Name)
+
+		described := probe(t, "describe", "--json", "--reader", "0", "--virtual", spec)
+		require.Equal(t, exitOK, described.code, "%s: %s", m.Name, described.stderr)
+		require.Empty(t, decode[description](t, described.stdout).Reader.Error, m.Name)
+		driven++
+	}
+	assert.Greater(t, driven, 500)
+}
+
 func TestWithoutACommandTheNextStepIsShown(t *testing.T) {
 	t.Run("a card", func(t *testing.T) {
 		assert.Contains(t, probe(t, "--virtual", tpduT1).stdout, "\nNext: what card is that?  ccid-probe atr --reader 0 --virtual "+tpduT1+"\n")

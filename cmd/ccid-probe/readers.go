@@ -55,7 +55,7 @@ func (c candidate) name() string {
 
 // String identifies the candidate to a user who must choose.
 func (c candidate) String() string {
-	return fmt.Sprintf("%d  %s  port %s", c.index, c.name(), c.info().PortPath)
+	return fmt.Sprintf("%d  %s  port %s, interface %d", c.index, c.name(), c.info().PortPath, c.function.Interface.Number)
 }
 
 // search is what was found.
