@@ -27,8 +27,7 @@ func TestWaitChangeSeesInsertionAndRemoval(t *testing.T) {
 			return virtual.Fault{}
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, name, func(t *testing.T) {
 			r := newRig(t, virtual.Config{Slots: 3}, host.Options{Limits: host.Limits{Poll: 5 * time.Millisecond}})
 			r.bus.Inject(fault)
 			s := r.reader.Slot(1)
@@ -198,8 +197,7 @@ func TestParametersRefused(t *testing.T) {
 		"a failure leads to the next slower speed":  {ccid.ErrorICCMute, 1, false, 0x93},
 		"nothing but failures leads to the default": {ccid.ErrorICCMute, -1, true, 0x11},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, name, func(t *testing.T) {
 			r := newRig(t, virtual.Config{
 				Level: &level, Cards: []card.Card{card.NewT0()}, Answer: refusing(test.code, test.times),
 				Override: func(d *ccid.ClassDescriptor) { d.BNumDataRatesSupported, d.DwMaxDataRate = 0, 1_000_000 },

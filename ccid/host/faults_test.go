@@ -134,8 +134,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 func TestTimeExtensionsLengthenTheDeadline(t *testing.T) {
 	for _, level := range levels {
 		for protocol := range uint8(2) {
-			t.Run(fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
-				t.Parallel()
+			bubble(t, fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
 				waits := card.New(card.NewISO(), card.Options{Protocol: protocol, Behave: func([]byte) card.Behaviour {
 					return card.Behaviour{Delay: 200 * time.Millisecond, Extensions: []byte{1, 2, 3}}
 				}})
@@ -170,8 +169,7 @@ func TestEndlessTimeExtensionsEnd(t *testing.T) {
 // TestMuteReaderIsBroughtBack has a card that never answers in a reader that waits for it for longer than we do.
 func TestMuteReaderIsBroughtBack(t *testing.T) {
 	for _, level := range levels {
-		t.Run(level.String(), func(t *testing.T) {
-			t.Parallel()
+		bubble(t, level.String(), func(t *testing.T) {
 			var first sync.Once
 			c := card.New(card.NewISO(), card.Options{Protocol: 1, Patience: -1, Behave: func([]byte) card.Behaviour {
 				var b card.Behaviour
@@ -198,8 +196,7 @@ func TestMuteReaderIsBroughtBack(t *testing.T) {
 func TestMuteCardIsReportedAndWorksAfterReset(t *testing.T) {
 	for _, level := range levels {
 		for protocol := range uint8(2) {
-			t.Run(fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
-				t.Parallel()
+			bubble(t, fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
 				var once sync.Once
 				c := card.New(card.NewISO(), card.Options{Protocol: protocol, Behave: func(command []byte) card.Behaviour {
 					var b card.Behaviour
@@ -224,8 +221,7 @@ func TestMuteCardIsReportedAndWorksAfterReset(t *testing.T) {
 
 func TestCancelledExchangeLeavesAReaderThatWorks(t *testing.T) {
 	for _, level := range levels {
-		t.Run(level.String(), func(t *testing.T) {
-			t.Parallel()
+		bubble(t, level.String(), func(t *testing.T) {
 			c := card.New(card.NewISO(), card.Options{Protocol: 1, Behave: func(command []byte) card.Behaviour {
 				if len(command) > 1 && command[1] == 0x84 {
 					return card.Behaviour{Delay: time.Hour}
@@ -252,14 +248,11 @@ func TestCancelledExchangeLeavesAReaderThatWorks(t *testing.T) {
 // TestFaultAtEachTransfer repeats a session with a fault at each of its transfers. Whatever happens, the session ends,
 // and the next one on the same reader works.
 func TestFaultAtEachTransfer(t *testing.T) {
-	quick := []virtual.Fault{
+	faults := []virtual.Fault{
 		{Kind: virtual.Stall}, {Kind: virtual.IOError}, {Kind: virtual.Overflow}, {Kind: virtual.Duplicate}, {Kind: virtual.ZeroLength},
-		{Kind: virtual.Delay, Delay: time.Millisecond},
-	}
-	// These make the host wait; one combination of level and protocol is enough for them.
-	silent := []virtual.Fault{
-		{Kind: virtual.Drop}, {Kind: virtual.Timeout}, {Kind: virtual.Hold}, {Kind: virtual.Garble}, {Kind: virtual.WrongSeq},
-		{Kind: virtual.WrongSlot}, {Kind: virtual.Truncate, Length: 0}, {Kind: virtual.Truncate, Length: 4}, {Kind: virtual.Truncate, Length: 11},
+		{Kind: virtual.Delay, Delay: time.Second}, {Kind: virtual.Drop}, {Kind: virtual.Timeout}, {Kind: virtual.Hold}, {Kind: virtual.Garble},
+		{Kind: virtual.WrongSeq}, {Kind: virtual.WrongSlot}, {Kind: virtual.Truncate, Length: 0}, {Kind: virtual.Truncate, Length: 4},
+		{Kind: virtual.Truncate, Length: 11},
 	}
 	session := func(ctx context.Context, r *rig) error {
 		if _, err := r.slot.Connect(ctx); err != nil {
@@ -276,16 +269,10 @@ func TestFaultAtEachTransfer(t *testing.T) {
 		}
 		return nil
 	}
-	limits := host.Limits{Silence: 50 * time.Millisecond, Exchange: time.Second}
 	for _, level := range levels {
 		for protocol := range uint8(2) {
-			faults := quick
-			if level == ccid.LevelTPDU && protocol == 1 {
-				faults = append(faults, silent...)
-			}
-			t.Run(fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
-				t.Parallel()
-				r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}}, host.Options{Limits: limits})
+			bubble(t, fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
+				r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}}, host.Options{})
 				r.bus.Inject(nil)
 				require.NoError(t, session(t.Context(), r))
 				transfers := r.bus.Transfers()

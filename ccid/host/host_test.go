@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -45,7 +46,7 @@ func newRig(t testing.TB, c virtual.Config, o host.Options) *rig {
 		require.NoError(t, device.Close())
 	})
 	logger, hook := logtest.NewNullLogger()
-	logger.SetLevel(logrus.TraceLevel)
+	logger.SetLevel(logrus.DebugLevel)
 	r.log = hook
 	if o.Logger == nil {
 		o.Logger = logger
@@ -156,6 +157,16 @@ func TestTransmitAtEachLevel(t *testing.T) {
 			})
 		}
 	}
+}
+
+// bubble runs a parallel subtest in a bubble with a clock of its own: waiting costs nothing, and a loaded machine is never
+// too slow.
+func bubble(t *testing.T, name string, f func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, f)
+	})
 }
 
 func timeout(t testing.TB, d time.Duration) context.Context {

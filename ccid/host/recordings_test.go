@@ -112,8 +112,7 @@ func otherBlock(c ccid.Command) (ccid.Response, bool) {
 
 // TestRecordings plays what real readers were seen to answer. Each entry says what the outcome is, and why that one.
 func TestRecordings(t *testing.T) {
-	t.Run("003 PPS and T=1, an escape refused by its offset, an answer that is missing", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "003 PPS and T=1, an escape refused by its offset, an answer that is missing", func(t *testing.T) {
 		r := play(t, "003", "3BFA1800008131FE454A546178436F72655631B2", host.Options{Limits: host.Limits{Silence: time.Second}})
 		_, err := r.slot.Status(t.Context())
 		require.NoError(t, err)
@@ -140,8 +139,7 @@ func TestRecordings(t *testing.T) {
 		require.True(t, r.script.Done())
 	})
 
-	t.Run("005 a reader that takes APDUs at TPDU level refuses the protocol of one", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "005 a reader that takes APDUs at TPDU level refuses the protocol of one", func(t *testing.T) {
 		r := play(t, "005", "", host.Options{})
 		raw, err := r.slot.PowerOn(t.Context(), host.ColdReset)
 		require.NoError(t, err)
@@ -159,8 +157,7 @@ func TestRecordings(t *testing.T) {
 		require.True(t, r.script.Done())
 	})
 
-	t.Run("006 a T=1 card out of step ends in an error, not in a loop", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "006 a T=1 card out of step ends in an error, not in a loop", func(t *testing.T) {
 		r := play(t, "006", "3BFA1800008131FE454A546178436F72655631B2", host.Options{Limits: short}, "gempctwin")
 		_, err := r.slot.Connect(t.Context())
 		require.NoError(t, err)
@@ -177,8 +174,7 @@ func TestRecordings(t *testing.T) {
 		require.NoError(t, err, "and works after it")
 	})
 
-	t.Run("012 727 ms late is not too late, and two answers that never come are two time-outs", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "012 727 ms late is not too late, and two answers that never come are two time-outs", func(t *testing.T) {
 		r := play(t, "012", "", host.Options{Limits: host.Limits{Silence: 1500 * time.Millisecond}})
 		require.False(t, r.slot.State().Present, "status 42, error FE is a slot without a card, not a failure")
 		before := time.Now()
@@ -197,8 +193,7 @@ func TestRecordings(t *testing.T) {
 		require.NoError(t, err, "the reader works again")
 	})
 
-	t.Run("013 an error byte set on success is no error", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "013 an error byte set on success is no error", func(t *testing.T) {
 		r := play(t, "013", "", host.Options{})
 		status, err := r.slot.Status(t.Context())
 		require.NoError(t, err)
@@ -206,8 +201,7 @@ func TestRecordings(t *testing.T) {
 		require.True(t, r.script.Done())
 	})
 
-	t.Run("014 the reader's status counts, not its notification, and an empty success is an error", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "014 the reader's status counts, not its notification, and an empty success is an error", func(t *testing.T) {
 		r := play(t, "014", "3B8F8001804F0CA000000306030003000000000068", host.Options{Limits: short})
 		_, err := r.slot.WaitChange(timeout(t, 50*time.Millisecond), r.slot.State())
 		require.ErrorIs(t, err, usbtransport.ErrTimedOut, "the card that was notified is not there")
@@ -220,8 +214,7 @@ func TestRecordings(t *testing.T) {
 		require.True(t, r.script.Done())
 	})
 
-	t.Run("015 a token with automatic voltage", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "015 a token with automatic voltage", func(t *testing.T) {
 		r := play(t, "015", "", host.Options{})
 		raw, err := r.slot.PowerOn(t.Context(), host.ColdReset)
 		require.NoError(t, err)
@@ -231,8 +224,7 @@ func TestRecordings(t *testing.T) {
 		require.True(t, r.script.Done())
 	})
 
-	t.Run("017 a card that the reader can't set parameters for is used with the default ones", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "017 a card that the reader can't set parameters for is used with the default ones", func(t *testing.T) {
 		r := play(t, "017", "3B7F12000044564E205445434820526576353376", host.Options{})
 		_, err := r.slot.PowerOn(t.Context(), host.ColdReset)
 		require.NoError(t, err)
@@ -243,8 +235,7 @@ func TestRecordings(t *testing.T) {
 		require.NoError(t, p.Refused, "the quiet reader takes the default parameters")
 	})
 
-	t.Run("019 a chained response is fetched until it ends, or the reader falls silent", func(t *testing.T) {
-		t.Parallel()
+	bubble(t, "019 a chained response is fetched until it ends, or the reader falls silent", func(t *testing.T) {
 		r := play(t, "019", "3BFD1300008131FE158073C021C057597562694B657940", host.Options{Limits: short})
 		_, err := r.slot.Connect(t.Context())
 		require.NoError(t, err)
