@@ -74,17 +74,21 @@ func start(args []string) int {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", err, cause)
 	}
+	summary := io.Writer(os.Stdout)
+	if arg := flags.Arg(0); arg == "exec" || arg == "record" {
+		summary = io.Discard
+	}
 	var missing *missingError
-	if errors.As(err, &missing) && os.Getenv("CI") != "true" {
+	if errors.As(err, &missing) && ctx.Err() == nil && os.Getenv("CI") != "true" {
 		note("SKIPPED, nothing was tested: %v", err)
-		fmt.Println("0 passed, 0 failed, all skipped: the VM can't run here")
+		fmt.Fprintln(summary, "0 passed, 0 failed, all skipped: the VM can't run here")
 		return exitSkipped
 	}
 	note("%v", err)
 	if errors.Is(err, errUsage) {
 		return exitUsage
 	}
-	fmt.Println("0 passed, 1 failed")
+	fmt.Fprintln(summary, "0 passed, 1 failed")
 	return exitFailed
 }
 

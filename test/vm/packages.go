@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -87,13 +88,7 @@ func providePackages(ctx context.Context) (tree string, err error) {
 
 // install installs those of the packages that aren't.
 func install(ctx context.Context, packages []string) error {
-	var missing []string
-	for _, name := range packages {
-		state, err := exec.CommandContext(ctx, "dpkg-query", "--show", "--showformat=${db:Status-Status}", name).Output()
-		if err != nil || string(state) != "installed" {
-			missing = append(missing, name)
-		}
-	}
+	missing := notInstalled(ctx, packages)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -108,6 +103,16 @@ func install(ctx context.Context, packages []string) error {
 		return &missingError{what: "can't install " + strings.Join(missing, " "), err: err}
 	}
 	return nil
+}
+
+// notInstalled returns those of the packages that dpkg doesn't list as installed. It knows nothing of some, and fails then.
+func notInstalled(ctx context.Context, packages []string) []string {
+	query := append([]string{"--show", "--showformat=${Package} ${db:Status-Status}\n"}, packages...)
+	list, _ := exec.CommandContext(ctx, "dpkg-query", query...).Output()
+	installed := strings.Split(string(list), "\n")
+	return slices.DeleteFunc(slices.Clone(packages), func(name string) bool {
+		return slices.Contains(installed, name+" installed")
+	})
 }
 
 // asRoot runs a command as root, through sudo where need be.

@@ -25,7 +25,7 @@ const (
 // answerDeadline bounds the wait for the host, which acts within milliseconds.
 const answerDeadline = 20 * time.Second
 
-// Require skips the test unless it runs inside the VM, and starts it with the reader plugged in and its card inserted.
+// Require skips the test unless it runs inside the VM, and has the reader plugged in when an earlier test left it unplugged.
 func Require(t testing.TB) {
 	t.Helper()
 	if os.Getenv("GOCCID_VM") != "1" {
@@ -56,7 +56,7 @@ func PlugAt(t testing.TB, port int) {
 	await(t, "the reader's arrival", func() bool { return len(readers(t)) == 1 })
 }
 
-// RemoveCard takes the card out of the reader.
+// RemoveCard takes the card out of the reader. It must be back by the end of the test.
 func RemoveCard(t testing.TB) {
 	t.Helper()
 	mustAsk(t, hotplug.Request{Action: hotplug.Remove})
