@@ -53,7 +53,8 @@ var rules = []rule{
 	{path: "usbtransport/usbip/...", imports: []string{"usbtransport"}},
 	{path: "usbtransport/capture/...", imports: []string{"usbtransport", "ccid", "atr", "apdu", "t0", "t1"}},
 
-	{path: "ccid/quirks"},
+	// Quirks are about fields of the class descriptor, so they speak of them in ccid's types.
+	{path: "ccid/quirks", imports: []string{"ccid"}},
 	{path: "ccid/host/...", imports: []string{"usbtransport", "ccid", "ccid/quirks", "atr", "apdu", "t0", "t1"}},
 
 	{path: "ifdhandler/...", imports: []string{"ccid/host", "ccid", "ccid/quirks", "atr", "apdu", "usbtransport"}},
