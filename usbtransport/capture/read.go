@@ -51,7 +51,9 @@ type PacketError struct {
 }
 
 // Error returns "capture: not a valid capture file: packet 7: usbmon event type 0x00".
-func (e *PacketError) Error() string { return fmt.Sprintf("%v: packet %d: %v", e.Kind, e.Packet, e.Cause) }
+func (e *PacketError) Error() string {
+	return fmt.Sprintf("%v: packet %d: %v", e.Kind, e.Packet, e.Cause)
+}
 
 // Unwrap gives errors.Is and errors.As both the kind and the cause.
 func (e *PacketError) Unwrap() []error { return []error{e.Kind, e.Cause} }
