@@ -51,21 +51,30 @@ func (s *Slot) waitChange(ctx context.Context, last CardState) (CardState, error
 			}
 			continue
 		}
-		var poll <-chan time.Time
-		if !s.reader.notifications.working.Load() {
-			timer := time.NewTimer(s.reader.deadlines.limits.Poll)
-			defer timer.Stop()
-			poll = timer.C
+		if err := s.awaitChange(ctx, changed); err != nil {
+			return CardState{}, err
 		}
-		select {
-		case <-changed:
-		case <-poll:
-			asked = false
-		case <-ctx.Done():
-			return CardState{}, s.reader.ended(ctx)
-		case <-s.reader.life.Done():
-		}
+		asked = s.reader.notifications.working.Load()
 	}
+}
+
+// awaitChange waits until there may be something new: a change, a notification, or the time to ask a reader that does not
+// notify.
+func (s *Slot) awaitChange(ctx context.Context, changed <-chan struct{}) error {
+	var poll <-chan time.Time
+	if !s.reader.notifications.working.Load() {
+		timer := time.NewTimer(s.reader.deadlines.limits.Poll)
+		defer timer.Stop()
+		poll = timer.C
+	}
+	select {
+	case <-changed:
+	case <-poll:
+	case <-ctx.Done():
+		return s.reader.ended(ctx)
+	case <-s.reader.life.Done():
+	}
+	return nil
 }
 
 // look returns the card's state, the channel that is closed at its next change, and whether a notification says that the

@@ -47,7 +47,7 @@ func TestUnplugInTheMiddleOfAnExchange(t *testing.T) {
 	r.connect(t)
 	begun := make(chan struct{}, 1)
 	r.bus.Inject(func(tr virtual.Transfer) virtual.Fault {
-		if tr.Kind == virtual.BulkOutTransfer {
+		if tr.Kind == virtual.BulkOutTransfer && ccid.MessageType(tr.Data[0]) == ccid.TypeXfrBlock {
 			begun <- struct{}{}
 		}
 		return virtual.Fault{}
@@ -113,9 +113,11 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	slow := card.New(card.NewISO(), card.Options{Behave: func([]byte) card.Behaviour { return card.Behaviour{Delay: time.Minute} }})
 	r := newRig(t, virtual.Config{Cards: []card.Card{slow}}, host.Options{})
 	r.connect(t)
-	begun := make(chan struct{}, 8)
+	begun := make(chan struct{}, 1)
 	r.bus.Inject(func(tr virtual.Transfer) virtual.Fault {
-		begun <- struct{}{}
+		if tr.Kind == virtual.BulkOutTransfer && ccid.MessageType(tr.Data[0]) == ccid.TypeXfrBlock {
+			begun <- struct{}{}
+		}
 		return virtual.Fault{}
 	})
 	failed := make(chan error, 1)
