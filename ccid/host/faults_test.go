@@ -251,9 +251,20 @@ func TestCancelledExchangeLeavesAReaderThatWorks(t *testing.T) {
 // and the next one on the same reader works.
 func TestFaultAtEachTransfer(t *testing.T) {
 	faults := []virtual.Fault{
-		{Kind: virtual.Stall}, {Kind: virtual.IOError}, {Kind: virtual.Overflow}, {Kind: virtual.Duplicate}, {Kind: virtual.ZeroLength},
-		{Kind: virtual.Delay, Delay: time.Second}, {Kind: virtual.Drop}, {Kind: virtual.Timeout}, {Kind: virtual.Hold}, {Kind: virtual.Garble},
-		{Kind: virtual.WrongSeq}, {Kind: virtual.WrongSlot}, {Kind: virtual.Truncate, Length: 0}, {Kind: virtual.Truncate, Length: 4},
+		{Kind: virtual.Stall},
+		{Kind: virtual.IOError},
+		{Kind: virtual.Overflow},
+		{Kind: virtual.Duplicate},
+		{Kind: virtual.ZeroLength},
+		{Kind: virtual.Delay, Delay: time.Second},
+		{Kind: virtual.Drop},
+		{Kind: virtual.Timeout},
+		{Kind: virtual.Hold},
+		{Kind: virtual.Garble},
+		{Kind: virtual.WrongSeq},
+		{Kind: virtual.WrongSlot},
+		{Kind: virtual.Truncate, Length: 0},
+		{Kind: virtual.Truncate, Length: 4},
 		{Kind: virtual.Truncate, Length: 11},
 	}
 	session := func(ctx context.Context, r *rig) error {
