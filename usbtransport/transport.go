@@ -119,8 +119,8 @@ type Setup struct {
 //
 // Transfers. Every transfer takes a context. When it ends, the transfer is taken back from the device first: the call
 // returns only when nobody else uses the buffer any more. Bytes that the device had delivered by then are not lost:
-// the call returns their count (n > 0, possibly with a nil error if the transfer had completed); they are not delivered
-// again. A transfer to one endpoint neither waits for nor disturbs one to another; at most one goroutine at a time
+// the call returns their count (n > 0); they are not delivered again. The error is nil if the transfer had completed,
+// which a read has when its last packet was short or its buffer is full. A transfer to one endpoint neither waits for nor disturbs one to another; at most one goroutine at a time
 // may use one endpoint in one direction.
 //
 // Errors are *Error values whose kind errors.Is tells: ErrRemoved, ErrStalled, ErrTimedOut, ErrCancelled, ErrOverflow,
@@ -138,7 +138,8 @@ type Interface interface {
 
 	// BulkOut sends data to the bulk OUT endpoint with this address, as one transfer. When the length is a positive
 	// multiple of wMaxPacketSize, a zero-length packet follows, as CCID 1.1 §4.1 expects of a host; empty data is
-	// one zero-length packet.
+	// one zero-length packet. A device that refuses the closing packet gives n = len(data) with ErrStalled: it has had
+	// all of data (QEMU's reader does so, and answers).
 	BulkOut(ctx context.Context, endpoint uint8, data []byte) (int, error)
 
 	// BulkIn reads one transfer from the bulk IN endpoint with this address: it ends with a short packet, a

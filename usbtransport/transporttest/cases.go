@@ -309,14 +309,14 @@ func cancelKeepsBytes(e *env) {
 	for range 200 {
 		request := p.request()
 		p.send(request)
-		answer, _ := p.cancelledRead(rand.N(span), len(p.buffer()))
+		answer, _ := p.cancelledRead(rand.N(span), len(p.buffer()), len(request))
 		p.isAnswer(request, answer)
 	}
 	p.silent()
 }
 
-// cancelledRead reads one transfer, in two parts if the time that it gets at first ends before the transfer does.
-func (p *peer) cancelledRead(first time.Duration, length int) (data []byte, parts int) {
+// cancelledRead reads one transfer of want bytes, in two parts if the time that it gets at first ends before the transfer does.
+func (p *peer) cancelledRead(first time.Duration, length, want int) (data []byte, parts int) {
 	p.Helper()
 	buf := make([]byte, length)
 	n, err := p.BulkIn(p.timeout(first), p.in.Address, buf)
@@ -324,6 +324,7 @@ func (p *peer) cancelledRead(first time.Duration, length int) (data []byte, part
 		return buf[:n], 1
 	}
 	require.ErrorIs(p, err, usbtransport.ErrTimedOut)
+	require.Less(p, n, want, "a read that got the whole transfer is no failure: %v", err)
 	if n > 0 {
 		parts++
 	}
@@ -344,7 +345,7 @@ func cancelBetweenPackets(e *env) {
 	for tries, hits := 0, 0; tries < 500 && hits < 10; tries++ {
 		data := random(packets*size + 1)
 		p.send(data)
-		answer, parts := p.cancelledRead(rand.N(span), (packets+1)*size)
+		answer, parts := p.cancelledRead(rand.N(span), (packets+1)*size, len(data))
 		if parts == 2 {
 			hits++
 		}

@@ -141,7 +141,18 @@ func (c *claimed) in(ctx context.Context, op string, want usbtransport.TransferT
 		return 0, c.fail(op, u.endpoint, usbtransport.ErrInvalid, fmt.Errorf("a buffer of %d bytes, needs a multiple of wMaxPacketSize %d up to %d",
 			len(buf), descriptor.MaxPacketSize, maxTransfer))
 	}
-	return c.run(ctx, op, u, buf)
+	n, err := c.run(ctx, op, u, buf)
+	if ended(err, n, len(buf), descriptor.MaxPacketSize) {
+		return n, nil
+	}
+	return n, err
+}
+
+// ended reports whether a read that was taken back had in fact come to its end: the last packet was a short one, or the
+// buffer is full. Host controllers may not have said so yet; it is a success all the same, and its bytes a whole transfer.
+func ended(err error, n, size, maxPacketSize int) bool {
+	taken := errors.Is(err, usbtransport.ErrTimedOut) || errors.Is(err, usbtransport.ErrCancelled)
+	return taken && n > 0 && (n == size || n%maxPacketSize != 0)
 }
 
 func (c *claimed) ClearHalt(ctx context.Context, endpoint uint8) error {

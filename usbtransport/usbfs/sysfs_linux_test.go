@@ -166,7 +166,9 @@ func FuzzFillDescriptors(f *testing.F) {
 		require.Equal(t, err == nil, info.Descriptors != nil)
 		require.LessOrEqual(t, len(info.Descriptors), len(raw))
 		if err == nil {
-			require.Equal(t, strconv.Itoa(int(info.Descriptors[23])), strings.TrimLeft(strings.TrimPrefix(active, "+"), "0"), "bConfigurationValue")
+			value, err := strconv.Atoi(active)
+			require.NoError(t, err)
+			require.Equal(t, value, int(info.Descriptors[deviceDescriptorSize+5]), "bConfigurationValue")
 		}
 	})
 }

@@ -278,3 +278,38 @@ func TestVMDeauthorised(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, once.Close())
 }
+
+// TestVMCancelledReads cancels reads at the moment at which the answer comes, often enough to meet each way in which the
+// host controller and the kernel can end such a transfer: done (to the kernel, or only to us, see ended), and taken back empty.
+func TestVMCancelledReads(t *testing.T) {
+	f := vmFixture(t)
+	opened, err := f.Backend.Open(t.Context(), vmDevice(t, f), 0)
+	require.NoError(t, err)
+	defer opened.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	outcomes := map[string]int{}
+	const reads = 2000
+	for i := range reads {
+		_, err := opened.BulkOut(ctx, vmBulkOut, []byte{0x65, 0, 0, 0, 0, 0, byte(i), 0, 0, 0})
+		require.NoError(t, err)
+		buf := make([]byte, 64)
+		first, cancelFirst := context.WithTimeout(ctx, rand.N(3*time.Millisecond))
+		n, err := opened.BulkIn(first, vmBulkIn, buf)
+		cancelFirst()
+		switch {
+		case err == nil && first.Err() == nil:
+			outcomes["completed in time"]++
+		case err == nil:
+			outcomes["completed when taken back"]++
+		default:
+			require.Zero(t, n)
+			outcomes["cancelled empty"]++
+			n, err = opened.BulkIn(ctx, vmBulkIn, buf)
+			require.NoError(t, err, "the answer was lost: %v", outcomes)
+		}
+		require.Equal(t, 10, n)
+		require.Equal(t, byte(i), buf[6], "bSeq")
+	}
+	t.Log(outcomes)
+}
