@@ -79,28 +79,24 @@ func locate(data []byte) map[string]int {
 			names = append(names, string(key.Node().Data))
 			line = p.Shape(key.Node().Raw).Start.Line
 		}
-		switch e.Kind {
-		case unstable.ArrayTable:
-			table = strings.Join(names, ".")
-			if table == rowsKey {
-				table = fmt.Sprintf("%s[%d]", rowsKey, rows)
-				rows++
+		path := ""
+		switch {
+		case e.Kind == unstable.KeyValue:
+			path = table
+		case e.Kind == unstable.ArrayTable && len(names) == 1 && names[0] == rowsKey:
+			names[0] = fmt.Sprintf("%s[%d]", rowsKey, rows)
+			rows++
+		case names[0] == rowsKey && rows > 0:
+			names[0] = fmt.Sprintf("%s[%d]", rowsKey, rows-1)
+		}
+		for _, name := range names {
+			path = join(path, name)
+			if _, known := lines[path]; !known {
+				lines[path] = line
 			}
-			lines[table] = line
-		case unstable.Table:
-			if names[0] == rowsKey && rows > 0 {
-				names[0] = fmt.Sprintf("%s[%d]", rowsKey, rows-1)
-			}
-			table = strings.Join(names, ".")
-			lines[table] = line
-		case unstable.KeyValue:
-			path := table
-			for _, name := range names {
-				path = join(path, name)
-				if _, known := lines[path]; !known {
-					lines[path] = line
-				}
-			}
+		}
+		if e.Kind != unstable.KeyValue {
+			table = path
 		}
 	}
 	return lines
