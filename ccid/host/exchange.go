@@ -213,13 +213,15 @@ func (r *Reader) numbered(c ccid.Command) ccid.Command {
 	return c
 }
 
-// probe sends a command whose answer shows that the reader is alive.
+// probe sends a command whose answer shows that the reader is alive. A reader that asks for more time is not yet.
 func (r *Reader) probe(c ccid.Command) error {
-	resp, err := r.attempt(context.Background(), request{command: c, wait: min(recoveryWait, r.deadlines.limits.Silence)})
-	if err == nil && resp.Status.Command() == ccid.CommandFailed && resp.Error == ccid.ErrorSlotBusy {
-		return resp.Error
-	}
-	return err
+	return r.within(recoveryWait, func(ctx context.Context) error {
+		resp, err := r.attempt(ctx, request{command: c, wait: recoveryWait})
+		if err == nil && resp.Status.Command() == ccid.CommandFailed && resp.Error == ccid.ErrorSlotBusy {
+			return resp.Error
+		}
+		return err
+	})
 }
 
 func (r *Reader) within(limit time.Duration, f func(context.Context) error) error {
