@@ -144,6 +144,7 @@ func lenientSteps(moments []moment, in uint8) []*step {
 			if !whole(partial) {
 				continue
 			}
+			hide.learn(partial)
 			pair(last, partial, m.at)
 			partial = nil
 		}
@@ -391,6 +392,7 @@ func (s *lenientScript) getResponse(c ccid.Command) (ccid.Response, bool) {
 func (s *lenientScript) reply(c ccid.Command, r ccid.Response, after time.Duration) delivery {
 	r.Slot, r.Seq = c.Slot, c.Seq
 	b, _ := r.AppendBinary(nil) // it never fails
+	s.hide.learn(b)
 	return delivery{endpoint: s.in, data: b, after: after}
 }
 

@@ -46,6 +46,9 @@ func timeline(transfers []Transfer) []moment {
 	var list []moment
 	for i := range transfers {
 		t := &transfers[i]
+		if errors.Is(t.Err, usbtransport.ErrInvalid) {
+			continue // it did not get as far as the bus
+		}
 		m := moment{packet: t.Packet(), at: t.Start, transfer: t}
 		if t.Start.IsZero() {
 			m.at = t.End
@@ -80,6 +83,7 @@ func (s *strictScript) deliver(since time.Time) []delivery {
 		m := s.moments[0]
 		s.moments = s.moments[1:]
 		list = append(list, deliveryOf(m, since))
+		s.hide.learn(m.transfer.Data)
 	}
 	return list
 }

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 const (
 	linuxENOENT      = 2 // cancelled, synchronously
 	linuxENODEV      = 19
+	linuxEINVAL      = 22
 	linuxEPIPE       = 32 // stalled
 	linuxETIME       = 62
 	linuxEPROTO      = 71
@@ -55,8 +57,36 @@ func linuxStatus(status int32) error {
 		return usbtransport.ErrTimedOut
 	case linuxEOVERFLOW:
 		return usbtransport.ErrOverflow
+	case linuxEINVAL:
+		return usbtransport.ErrInvalid
 	}
 	return usbtransport.ErrIO
+}
+
+// statusOf is the reverse, for writing. The kernel has no number for a deadline that passed, as it leaves deadlines to
+// whoever cancels; ETIMEDOUT keeps the two apart.
+func statusOf(err error) int32 {
+	for _, s := range []struct {
+		kind   error
+		number int32
+	}{
+		{usbtransport.ErrStalled, linuxEPIPE},
+		{usbtransport.ErrRemoved, linuxESHUTDOWN},
+		{usbtransport.ErrTimedOut, linuxETIMEDOUT},
+		{usbtransport.ErrCancelled, linuxENOENT},
+		{usbtransport.ErrClosed, linuxENOENT},
+		{usbtransport.ErrOverflow, linuxEOVERFLOW},
+		{usbtransport.ErrInvalid, linuxEINVAL},
+		{usbtransport.ErrNotSupported, linuxEINVAL},
+	} {
+		if errors.Is(err, s.kind) {
+			return -s.number
+		}
+	}
+	if err != nil {
+		return -linuxEPROTO
+	}
+	return 0
 }
 
 // The header numbers transfer types in its own way.
