@@ -44,6 +44,12 @@ func (b *bulk) send(ctx context.Context, c ccid.Command) error {
 	// What is sent may hold a PIN; the buffer lives as long as the reader.
 	defer clear(b.outMessage)
 	n, err := b.gate.bulkOut(ctx, b.out, b.outMessage)
+	if n == len(b.outMessage) && errors.Is(err, usbtransport.ErrStalled) {
+		// The reader has the message and refuses the zero-length packet after it. Whether that halted the endpoint
+		// is for clear halt to see to; readers that refuse this too (QEMU's) go on without.
+		_ = b.gate.clearHalt(ctx, b.out)
+		err = nil
+	}
 	if err != nil {
 		return err
 	}
