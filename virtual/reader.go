@@ -46,6 +46,8 @@ type Config struct {
 	WaitingTime time.Duration
 	// Escape answers PC_to_RDR_Escape; nil sends the data back.
 	Escape func(slot uint8, data []byte) ([]byte, ccid.ErrorCode, bool)
+	// PINPad is the reader's PIN pad, which it has when bPINSupport says so.
+	PINPad PINPad
 	// Answer, when set, may answer a command in place of the reader, for readers that are peculiar.
 	Answer func(ccid.Command) (ccid.Response, bool)
 }
@@ -66,6 +68,7 @@ type Reader struct {
 	model       *Model
 	descriptors []byte
 	functions   []*function
+	pad         *pad
 
 	mu         sync.Mutex
 	violations []Violation
@@ -91,7 +94,13 @@ func NewReader(c Config) (*Reader, error) {
 	if c.Slots < 0 || c.Slots > maxSlots {
 		return nil, fmt.Errorf("virtual: %d slots: 1 to %d are possible", c.Slots, maxSlots)
 	}
-	r := &Reader{config: c, model: model}
+	if c.PINPad.TimeOut == 0 {
+		c.PINPad.TimeOut = defaultPINTimeOut
+	}
+	r := &Reader{config: c, model: model, pad: newPad()}
+	if err := r.pad.press(c.PINPad.Keys); err != nil {
+		return nil, err
+	}
 	cards := c.Cards
 	for i, description := range model.Interfaces {
 		f, err := newFunction(r, i, description)

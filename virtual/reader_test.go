@@ -561,7 +561,7 @@ func TestParseSpec(t *testing.T) {
 	require.Equal(t, []CardSpec{{Kind: CardT1}}, s.Cards)
 	for text, want := range map[string]string{
 		"reader":                 `"reader" is not KEY=VALUE`,
-		"colour=red":             `key "colour": reader, level, slots, card, name, serial, features, message and busy are possible`,
+		"colour=red":             `key "colour": reader, level, slots, card, name, serial, features, message, busy, pinpad and keys are possible`,
 		"level=apdu":             `level "apdu": character, tpdu, short and extended are possible`,
 		"slots=9":                `slots "9": a number from 1 to 8 is needed`,
 		"slots=0":                `slots "0"`,

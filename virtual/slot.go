@@ -186,8 +186,10 @@ func (s *slot) dispatch(c ccid.Command) {
 		f.respond(s.setClasses(c))
 	case ccid.TypeSetDataRateAndClockFrequency:
 		f.respond(s.setRate(c))
+	case ccid.TypeSecure:
+		s.secure(c)
 	default:
-		// Mechanical and Secure: no motor, no PIN pad.
+		// Mechanical: no motor.
 		f.respond(s.failure(c, ccid.ErrorCommandNotSupported))
 	}
 }

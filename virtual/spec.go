@@ -30,6 +30,8 @@ import (
 //	features=N     dwFeatures
 //	message=N      dwMaxCCIDMessageLength
 //	busy=N         bMaxCCIDBusySlots
+//	pinpad=WHAT    yes, no, or verify: a PIN pad that can verify and change PINs, none, or one that can only verify
+//	keys=KEYS      keys that are pressed on it: digits, # to confirm, c to cancel, < to take back
 //
 // All are optional; what is not given is as the real reader has it. Numbers are decimal, or hexadecimal after 0x.
 type Spec struct {
@@ -118,6 +120,10 @@ var levels = map[string]ccid.ExchangeLevel{
 	"character": ccid.LevelCharacter, "tpdu": ccid.LevelTPDU, "short": ccid.LevelShortAPDU, "extended": ccid.LevelExtendedAPDU,
 }
 
+var pinSupport = map[string]ccid.PINSupport{
+	"yes": ccid.PINVerification | ccid.PINModification, "no": 0, "verify": ccid.PINVerification,
+}
+
 // set takes one key. What it changes in the class descriptor is returned.
 func (s *Spec) set(key, value string) (func(*ccid.ClassDescriptor), error) {
 	switch key {
@@ -157,8 +163,16 @@ func (s *Spec) set(key, value string) (func(*ccid.ClassDescriptor), error) {
 	case "busy":
 		n, err := number(key, value, 0, 255)
 		return func(d *ccid.ClassDescriptor) { d.BMaxCCIDBusySlots = uint8(n) }, err
+	case "pinpad":
+		support, ok := pinSupport[strings.ToLower(value)]
+		if !ok {
+			return nil, fmt.Errorf("pinpad %q: yes, no and verify are possible", value)
+		}
+		return func(d *ccid.ClassDescriptor) { d.BPINSupport = support }, nil
+	case "keys":
+		s.Config.PINPad.Keys = value
 	default:
-		return nil, fmt.Errorf("key %q: reader, level, slots, card, name, serial, features, message and busy are possible", key)
+		return nil, fmt.Errorf("key %q: reader, level, slots, card, name, serial, features, message, busy, pinpad and keys are possible", key)
 	}
 	return nil, nil
 }

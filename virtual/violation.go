@@ -28,6 +28,7 @@ const (
 	RuleNotConfigured Rule = "parameters differ from what the card uses"
 	RuleChain         Rule = "chain of messages is broken"
 	RuleAbort         Rule = "abort without its other half"
+	RulePIN           Rule = "PIN data structure is malformed"
 	RuleField         Rule = "field has a value that is not defined"
 	RuleRequest       Rule = "control request is malformed"
 )

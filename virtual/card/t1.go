@@ -312,28 +312,35 @@ func (l *t1Link) block(pcb byte, inf []byte) []byte {
 	return append(b, l.edc(b)...)
 }
 
-// edc computes the error detection code: LRC, or the CRC of ISO/IEC 13239 (§11.3.4).
+// edc computes the error detection code as the card sends and wants it.
 func (l *t1Link) edc(b []byte) []byte {
-	if !l.traits.CRC {
+	edc := EDC(b, l.traits.CRC)
+	if l.plainCRC && l.traits.CRC {
+		return []byte{^edc[1], ^edc[0]}
+	}
+	return edc
+}
+
+// EDC computes the error detection code of a T=1 block without one: LRC, or the CRC of ISO/IEC 13239 (ISO/IEC 7816-3:2006
+// §11.3.4). Readers need it that complete blocks by themselves.
+func EDC(b []byte, crc bool) []byte {
+	if !crc {
 		var lrc byte
 		for _, v := range b {
 			lrc ^= v
 		}
 		return []byte{lrc}
 	}
-	crc := uint16(0xFFFF)
+	sum := uint16(0xFFFF)
 	for _, v := range b {
-		crc ^= uint16(v)
+		sum ^= uint16(v)
 		for range 8 {
-			if crc&1 != 0 {
-				crc = crc>>1 ^ 0x8408
+			if sum&1 != 0 {
+				sum = sum>>1 ^ 0x8408
 			} else {
-				crc >>= 1
+				sum >>= 1
 			}
 		}
 	}
-	if l.plainCRC {
-		return []byte{byte(crc >> 8), byte(crc)}
-	}
-	return []byte{byte(^crc), byte(^crc >> 8)}
+	return []byte{byte(^sum), byte(^sum >> 8)}
 }
