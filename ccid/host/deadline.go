@@ -5,6 +5,7 @@ import (
 
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/quirks"
 )
 
 // Limits are the bounds on waiting. The zero value of each field means its default.
@@ -65,7 +66,8 @@ const (
 // deadlines is the one model of how long to wait for what. All methods are pure.
 type deadlines struct {
 	limits  Limits
-	clockHz int // of the card, made plausible
+	timing  quirks.Timing // what the reader needs
+	clockHz int           // of the card, made plausible
 }
 
 // Clock frequencies outside of what cards are made for are lies: readers announce 250 kHz and 1 GHz (ISO/IEC
@@ -76,8 +78,18 @@ const (
 	fallbackClockHz = 4_000_000
 )
 
-func newDeadlines(limits Limits, class *ccid.ClassDescriptor) deadlines {
-	return deadlines{limits: limits.withDefaults(), clockHz: plausibleClock(class.DwDefaultClock)}
+func newDeadlines(l Limits, class *ccid.ClassDescriptor, t quirks.Timing) deadlines {
+	for _, f := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&l.Silence, t.Silence}, {&l.Exchange, t.Exchange}, {&l.Poll, t.Poll}} {
+		if f.value > 0 {
+			*f.field = f.value
+		}
+	}
+	l = l.withDefaults()
+	l.Exchange += t.T1Allowance
+	return deadlines{limits: l, timing: t, clockHz: plausibleClock(class.DwDefaultClock)}
 }
 
 // plausibleClock returns a clock frequency given in kHz in Hz, or 4 MHz, the most common one, where it can't be true.
@@ -95,6 +107,16 @@ func (d deadlines) capped(wait time.Duration) time.Duration {
 }
 
 func (d deadlines) status() time.Duration { return d.capped(statusWait) }
+
+// slotStatus is for GetSlotStatus, which takes some readers long while there is no card.
+func (d deadlines) slotStatus() time.Duration {
+	return d.capped(max(statusWait, d.timing.StatusTimeout))
+}
+
+// firstStatus is for the first GetSlotStatus of all, for which a reader may have to finish its start.
+func (d deadlines) firstStatus() time.Duration {
+	return d.capped(max(statusWait, d.timing.StatusTimeout, d.timing.WarmUpTimeout))
+}
 
 func (d deadlines) escape() time.Duration { return d.capped(escapeWait) }
 
@@ -157,15 +179,20 @@ func (w waitingTimes) t1Block(n, wtx int) time.Duration {
 	bwt := atr.BWT(w.t1.BWI, fi, di, w.model.clockHz)
 	cwt := atr.CWT(w.t1.CWI, fi, di, w.model.clockHz)
 	wait := time.Duration(max(wtx, 1))*bwt + 4*cwt + w.model.etu(w.fd, n*w.etuPerCharacter()) + time.Second
-	return w.model.capped(max(wait, xfrWait))
+	return w.model.capped(max(wait, xfrWait)) + w.model.timing.T1Allowance
 }
 
-// apdu is the wait for a block of an APDU: the reader runs the card's protocol, and only it knows how many waiting times
-// that takes, so it gets all there is.
-func (d deadlines) apdu() time.Duration { return d.limits.Silence }
+// apdu is the wait for a block of an APDU by T=t: the reader runs the card's protocol, and only it knows how many waiting
+// times that takes, so it gets all there is.
+func (d deadlines) apdu(t uint8) time.Duration {
+	if t == 1 {
+		return d.limits.Silence + d.timing.T1Allowance
+	}
+	return d.limits.Silence
+}
 
 // extended is the wait after a time extension whose multiplier is bError (CCID 1.1 §6.2.6); 0, which says nothing,
 // counts as 1.
 func (d deadlines) extended(base time.Duration, multiplier uint8) time.Duration {
-	return min(base*time.Duration(max(multiplier, 1)), d.limits.Silence)
+	return min(base*time.Duration(max(multiplier, 1)), max(base, d.limits.Silence))
 }

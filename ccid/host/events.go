@@ -14,6 +14,8 @@ import (
 type notifications struct {
 	// working: slot changes are reported. Otherwise the slots are asked while somebody waits.
 	working atomic.Bool
+	// watched: the endpoint is read all the time. It does not change after the opening.
+	watched bool
 }
 
 // Faults of the interrupt endpoint in a row: after each the endpoint is cleared and read again, after some time that
@@ -115,6 +117,10 @@ func (s *Slot) notify(c ccid.SlotChange) {
 	if !c.Changed && c.Present == s.card.Present {
 		return
 	}
+	if s.hint != nil {
+		// Nobody has asked since the one before: a change that it told of is still news.
+		c.Changed = c.Changed || s.hint.Changed
+	}
 	s.hint = &c
 	s.announce(0)
 }
@@ -134,7 +140,8 @@ func (r *Reader) watch() {
 	if r.function.Interrupt == nil {
 		return
 	}
-	r.notifications.working.Store(true)
+	r.notifications.watched = true
+	r.notifications.working.Store(!r.quirks.USB.Poll)
 	r.background.Go(r.readNotifications)
 }
 
@@ -180,6 +187,7 @@ func (r *Reader) repairNotifications(faults int, err error) {
 }
 
 func (r *Reader) setNotifications(working bool) {
+	working = working && !r.quirks.USB.Poll
 	if r.notifications.working.Swap(working) == working {
 		return
 	}
@@ -208,8 +216,20 @@ func (r *Reader) takeNotification(message []byte) {
 
 // dropNotification swallows what the reader wanted to report before it was opened; some do not start without.
 func (r *Reader) dropNotification(ctx context.Context) {
-	_ = withTimeout(ctx, drainWait, func(ctx context.Context) error {
+	r.dropNotificationWithin(ctx, drainWait)
+}
+
+func (r *Reader) dropNotificationWithin(ctx context.Context, wait time.Duration) {
+	_ = withTimeout(ctx, wait, func(ctx context.Context) error {
 		_, err := r.gate.interruptIn(ctx, r.function.Interrupt.Address, r.notificationBuffer())
 		return err
 	})
+}
+
+// readInterruptFirst reads the interrupt endpoint for readers that answer GetSlotStatus only after that, unless it is
+// read all the time anyway.
+func (r *Reader) readInterruptFirst(ctx context.Context) {
+	if wait := r.quirks.USB.InterruptFirst; wait > 0 && r.function.Interrupt != nil && !r.notifications.watched {
+		r.dropNotificationWithin(ctx, wait)
+	}
 }

@@ -50,6 +50,8 @@ type setup struct {
 	fd  byte
 	pps *atr.PPS // what to send, nil for no PPS
 	set bool     // send SetParameters
+	// warm: the cold reset before this try is to be followed by a warm one.
+	warm bool
 }
 
 // Connect powers the card on and sets the first protocol that it offers and the reader can speak, with APDUs mapped for
@@ -126,7 +128,7 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 			continue
 		}
 		if s.used {
-			if err := s.powerOn(ctx, ColdReset); err != nil {
+			if err := s.resetFor(ctx, try); err != nil {
 				return err
 			}
 			if err := s.checkProtocol(t); err != nil {
@@ -149,6 +151,14 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		reasons = append(reasons, fmt.Errorf("Fi/Di %02X: %w", try.fd, err))
 	}
 	return fmt.Errorf("%w: %w", ErrParameters, errors.Join(reasons...))
+}
+
+// resetFor resets the card for another try.
+func (s *Slot) resetFor(ctx context.Context, try setup) error {
+	if err := s.powerOn(ctx, ColdReset); err != nil || !try.warm {
+		return err
+	}
+	return s.powerOn(ctx, WarmReset)
 }
 
 // notSet returns why a protocol that was set up without SetParameters was.
@@ -174,6 +184,8 @@ func (s *Slot) checkProtocol(t uint8) error {
 		return fmt.Errorf("%w: card is in specific mode with T=%d", ErrProtocol, s.atr.Specific.T)
 	case s.atr.Specific == nil && !s.atr.Offers(t):
 		return fmt.Errorf("%w: card does not offer T=%d", ErrProtocol, t)
+	case s.atr.Specific == nil && s.protocol.NoPPS && t != s.atr.FirstProtocol():
+		return fmt.Errorf("%w: card would need PPS for T=%d, which the reader can't exchange", ErrProtocol, t)
 	}
 	return nil
 }
@@ -185,23 +197,24 @@ func (s *Slot) setups(t uint8) []setup {
 		return []setup{{fd: s.atr.TA1()}}
 	}
 	autoPPS := features&ccid.FeatureAutoPPS != 0
-	apduLevel := features.ExchangeLevel() >= ccid.LevelShortAPDU
+	// At APDU level whatever the host sends is an APDU to the reader, so there is no way to make a PPS.
+	noPPS := features.ExchangeLevel() >= ccid.LevelShortAPDU || s.protocol.NoPPS
 	candidates := s.atr.Candidates(t, s.readerLimits())
-	if apduLevel && !autoPPS && s.atr.Specific == nil {
-		// Whatever the host sends is an APDU to such a reader, so there is no way to make a PPS.
+	if noPPS && !autoPPS && s.atr.Specific == nil {
 		candidates = candidates[len(candidates)-1:]
 	}
 	var list []setup
 	for _, c := range candidates {
 		try := setup{fd: c.FD, set: true}
-		if pps, needed := s.atr.PPSRequest(c); needed && !autoPPS && !apduLevel {
+		if pps, needed := s.atr.PPSRequest(c); needed && !autoPPS && !noPPS {
 			try.pps = &pps
 		}
 		list = append(list, try)
 	}
-	if t == s.atr.FirstProtocol() {
+	warm := t == 1 && s.protocol.SetParametersMayFail
+	if t == s.atr.FirstProtocol() || warm {
 		// The reader may be fit for the card as it is after the reset, even where it takes no parameters.
-		list = append(list, setup{fd: atr.DefaultFD})
+		list = append(list, setup{fd: atr.DefaultFD, warm: warm})
 	}
 	return list
 }
@@ -210,7 +223,7 @@ func (s *Slot) setups(t uint8) []setup {
 func (s *Slot) readerLimits() atr.ReaderLimits {
 	class := s.reader.function.Class
 	limits := atr.ReaderLimits{
-		DefaultClockHz: s.reader.deadlines.clockHz, DataRatesBps: s.reader.dataRates,
+		DefaultClockHz: s.reader.deadlines.clockHz, DataRatesBps: s.protocol.DataRates(s.index, s.reader.dataRates),
 		MaxDataRateBps: int(min(class.DwMaxDataRate, math.MaxInt32)),
 	}
 	if class.DwFeatures&ccid.FeatureAutoClock != 0 {
@@ -303,7 +316,7 @@ func (s *Slot) parametersT0(fd byte) ccid.ParametersT0 {
 }
 
 func (s *Slot) parametersT1(fd byte) ccid.ParametersT1 {
-	t1 := s.atr.T1()
+	t1 := s.t1Params()
 	p := ccid.ParametersT1{
 		BmFindexDindex: fd, BmTCCKST1: ccid.TCCKST1Fixed, BGuardTimeT1: s.atr.GuardTime(),
 		BmWaitingIntegersT1: t1.BWI<<4 | t1.CWI, BIFSC: uint8(t1.IFSC),
@@ -319,9 +332,16 @@ func (s *Slot) parametersT1(fd byte) ccid.ParametersT1 {
 
 func (s *Slot) level() ccid.ExchangeLevel { return s.reader.function.Class.DwFeatures.ExchangeLevel() }
 
+// t1Params returns what the ATR says of T=1, with the block waiting time that the card is known to need.
+func (s *Slot) t1Params() atr.T1Params {
+	p := s.atr.T1()
+	p.BWI = max(p.BWI, s.protocol.MinBWI)
+	return p
+}
+
 // waitingTimes returns the card's waiting times with the parameters in use.
 func (s *Slot) waitingTimes() waitingTimes {
-	w := waitingTimes{model: s.reader.deadlines, fd: atr.DefaultFD, wi: s.atr.T0().WI, n: s.atr.GuardTime(), t1: s.atr.T1()}
+	w := waitingTimes{model: s.reader.deadlines, fd: atr.DefaultFD, wi: s.atr.T0().WI, n: s.atr.GuardTime(), t1: s.t1Params()}
 	if s.parameters.FD != 0 {
 		w.fd = s.parameters.FD
 	}

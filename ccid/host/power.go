@@ -67,6 +67,11 @@ func (s *Slot) powerOn(ctx context.Context, reset Reset) error {
 }
 
 func (s *Slot) coldReset(ctx context.Context) error {
+	return s.notePresence(s.tryVoltages(ctx))
+}
+
+// tryVoltages makes a cold reset at one voltage after the other.
+func (s *Slot) tryVoltages(ctx context.Context) error {
 	if s.lastStatus() == ccid.ICCActive {
 		if err := s.restPower(ctx); err != nil {
 			return err
@@ -119,7 +124,7 @@ func (s *Slot) voltages() []ccid.PowerSelect {
 		return []ccid.PowerSelect{ccid.PowerAutomatic}
 	}
 	var list []ccid.PowerSelect
-	for _, p := range []ccid.PowerSelect{s.reader.options.Voltage, ccid.Power5V, ccid.Power3V, ccid.Power18V} {
+	for _, p := range []ccid.PowerSelect{s.reader.quirks.Power.Voltage, s.reader.options.Voltage, ccid.Power5V, ccid.Power3V, ccid.Power18V} {
 		if supports(class.BVoltageSupport, p) && !slices.Contains(list, p) {
 			list = append(list, p)
 		}
@@ -137,20 +142,64 @@ func supports(v ccid.VoltageSupport, p ccid.PowerSelect) bool {
 
 // activate sends IccPowerOn and takes the answer to reset.
 func (s *Slot) activate(ctx context.Context, power ccid.PowerSelect) error {
-	resp, err := s.reader.command(ctx, request{command: ccid.IccPowerOn(uint8(s.index), power), wait: s.reader.deadlines.firstATR(power)})
+	if s.reader.quirks.Power.OffBeforeOn {
+		if err := s.restPower(ctx); err != nil {
+			return err
+		}
+	}
+	resp, err := s.iccPowerOn(ctx, power)
 	if err != nil {
 		return err
 	}
 	if n := len(resp.Data); n < 1 || n > atr.MaxLength {
 		return fmt.Errorf("%w: %d bytes", ErrBadATR, n)
 	}
-	s.session = session{raw: resp.Data, power: power}
+	s.session = session{raw: resp.Data, power: power, protocol: s.reader.protocolFor(resp.Data)}
 	if parsed, err := atr.Parse(resp.Data); err == nil {
 		s.atr = parsed
 	} else {
 		s.reader.log.Debugf("slot %d: ATR % X: %v", s.index, resp.Data, err)
 	}
 	s.setPowered()
+	return nil
+}
+
+// iccPowerOn sends IccPowerOn. Where it fails in the way that the reader has an Escape command against, it is sent again
+// after that.
+func (s *Slot) iccPowerOn(ctx context.Context, power ccid.PowerSelect) (ccid.Response, error) {
+	q := request{command: ccid.IccPowerOn(uint8(s.index), power), wait: s.reader.deadlines.firstATR(power)}
+	resp, err := s.reader.command(ctx, q)
+	needs := s.reader.quirks.Power
+	if len(needs.RetryEscape) == 0 || !errors.Is(err, ccid.ErrorCode(needs.RetryOn)) {
+		return resp, err
+	}
+	if _, escapeErr := s.escape(ctx, needs.RetryEscape); escapeErr != nil {
+		return resp, errors.Join(err, escapeErr)
+	}
+	return s.reader.command(ctx, q)
+}
+
+// notePresence takes the result of a cold reset as an answer to the question whether there is a card, for readers that
+// always report one. As they can't tell of the next one either, the slot stays empty until a cold reset succeeds.
+func (s *Slot) notePresence(err error) error {
+	if !s.reader.quirks.Power.PresenceByPowerOn {
+		return err
+	}
+	var failed *ccid.CommandError
+	absent := errors.As(err, &failed)
+	if err != nil && !absent {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute = absent
+	if s.card.Present == absent {
+		s.card.Present = !absent
+		s.announce(1)
+	}
+	if absent {
+		return fmt.Errorf("%w: %w", ErrNoCard, err)
+	}
 	return nil
 }
 

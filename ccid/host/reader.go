@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/usbtransport"
 )
 
@@ -21,6 +23,9 @@ type Options struct {
 	Logger logrus.FieldLogger
 	// Limits bound every wait.
 	Limits Limits
+	// Quirks has what readers need beside what their descriptors say; nil is nothing. What it says of a reader goes
+	// before the other options.
+	Quirks *quirks.Table
 	// FriendlyName stands at the beginning of the reader's name in place of FriendlyName's result.
 	FriendlyName string
 	// NoInterfaceName and NoSerial leave these parts out of the reader's name, as pcscd's -I and -S do.
@@ -35,11 +40,15 @@ type Options struct {
 // goroutines at once.
 type Reader struct {
 	device   *Device
-	function Function
+	function Function // with the class descriptor as corrected
 	options  Options
-	name     Name
-	log      logrus.FieldLogger
-	usb      usbtransport.Interface
+	// announced is the class descriptor as the reader has it; quirks is what the reader needs.
+	announced *ccid.ClassDescriptor
+	quirks    quirks.Settings
+
+	name Name
+	log  logrus.FieldLogger
+	usb  usbtransport.Interface
 
 	gate       gate
 	deadlines  deadlines
@@ -95,7 +104,7 @@ func OpenFirst(ctx context.Context, backend usbtransport.Backend, o Options) (*R
 // Open claims interface number number of the device and makes its reader ready: announced data rates and clock
 // frequencies are read, an old notification is dropped, and the reader has answered a PC_to_RDR_GetSlotStatus for its
 // first slot. Errors, in an *Error: ErrNotAReader, usbtransport.ErrBusy, ErrPermission, ErrRemoved and so on,
-// *NoAnswerError from a reader that says nothing.
+// *NoAnswerError from a reader that says nothing, *RefusedError.
 func (d *Device) Open(ctx context.Context, number uint8, o Options) (*Reader, error) {
 	r, err := d.open(ctx, number, o)
 	if err != nil {
@@ -110,6 +119,9 @@ func (d *Device) open(ctx context.Context, number uint8, o Options) (*Reader, er
 	}
 	f, err := function(d.info, number)
 	if err != nil {
+		return nil, err
+	}
+	if err := Refusal(f, o.Quirks); err != nil {
 		return nil, err
 	}
 	usb, err := d.backend.Open(ctx, d.info, number)
@@ -136,12 +148,15 @@ func (d *Device) open(ctx context.Context, number uint8, o Options) (*Reader, er
 
 func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Reader {
 	life, end := context.WithCancel(d.present)
+	announced, needs := f.Class, o.Quirks.Lookup(f.QuirkDevice())
+	corrected := needs.Correct(*announced)
+	f.Class = &corrected
 	r := &Reader{
-		device: d, function: f, options: o, usb: usb, gate: gate{usb: usb, device: d},
-		deadlines: newDeadlines(o.Limits, f.Class), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
-		life: life, end: end, bus: make(chan struct{}, 1), name: baseName(d.info, o),
+		device: d, function: f, options: o, announced: announced, quirks: needs, usb: usb, gate: gate{usb: usb, device: d},
+		deadlines: newDeadlines(o.Limits, f.Class, needs.Timing), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
+		life: life, end: end, bus: make(chan struct{}, 1), name: baseName(d.info, o, needs.Name),
 	}
-	r.carrier = newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence))
+	r.carrier = r.swallowing(newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence)))
 	log := o.Logger
 	if log == nil {
 		log = discard()
@@ -153,11 +168,9 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 	return r
 }
 
-func baseName(d usbtransport.DeviceInfo, o Options) Name {
-	n := Name{Friendly: o.FriendlyName, Serial: d.SerialNumber, Number: o.Number}
-	if n.Friendly == "" {
-		n.Friendly = FriendlyName(d)
-	}
+// baseName returns the reader's name without that of its interface. friendly is the model's name by a quirk, "" for none.
+func baseName(d usbtransport.DeviceInfo, o Options, friendly string) Name {
+	n := Name{Friendly: cmp.Or(friendly, o.FriendlyName, FriendlyName(d)), Serial: d.SerialNumber, Number: o.Number}
 	if o.NoSerial {
 		n.Serial = ""
 	}
@@ -170,6 +183,9 @@ func (r *Reader) setLog(log logrus.FieldLogger) {
 
 // prepare talks to the reader until it is ready for use.
 func (r *Reader) prepare(ctx context.Context) error {
+	if err := r.pause(ctx, r.quirks.Timing.WarmUpDelay); err != nil {
+		return err
+	}
 	if !r.options.NoInterfaceName && r.function.StringIndex != 0 {
 		r.name.Interface = r.readString(ctx, r.function.StringIndex)
 		base := r.options.Logger
@@ -183,7 +199,10 @@ func (r *Reader) prepare(ctx context.Context) error {
 	if r.function.Interrupt != nil {
 		r.dropNotification(ctx)
 	}
-	return r.warmUp(ctx)
+	if err := r.warmUp(ctx); err != nil {
+		return err
+	}
+	return r.sendEscapes(ctx)
 }
 
 // warmUpTries is how often a reader is asked for its first slot's state before it is given up.
@@ -212,7 +231,7 @@ func (r *Reader) warmUp(ctx context.Context) error {
 
 // firstStatus asks for a slot's state; a failure that the reader reports is an answer too.
 func (r *Reader) firstStatus(ctx context.Context, s *Slot) error {
-	_, err := s.status(ctx)
+	_, err := s.statusWithin(ctx, s.reader.deadlines.firstStatus())
 	var failed *ccid.CommandError
 	if errors.As(err, &failed) {
 		return nil
@@ -283,11 +302,10 @@ const (
 	usualMessage = ccid.HeaderLength + 261
 )
 
-// maxMessage makes dwMaxCCIDMessageLength (CCID 1.1 §5.1) usable: 0..2^32-1 becomes 32..65,554. 263 counts as 271: a
-// known fault of readers that take a whole short APDU all the same.
+// maxMessage makes dwMaxCCIDMessageLength (CCID 1.1 §5.1) usable: 0..2^32-1 becomes 32..65,554.
 func maxMessage(announced uint32) int {
 	switch {
-	case announced < leastMessage, announced == 263:
+	case announced < leastMessage:
 		return usualMessage
 	case announced > ccid.MaxMessageLength:
 		return ccid.MaxMessageLength
@@ -309,11 +327,19 @@ func (r *Reader) removed() {
 // Device returns the device that the reader is part of.
 func (r *Reader) Device() *Device { return r.device }
 
-// Function returns the USB interface and its descriptors. Class is never nil.
-func (r *Reader) Function() Function { return r.function }
+// Function returns the USB interface and its descriptors, as the reader announces them. Class is never nil.
+func (r *Reader) Function() Function {
+	f := r.function
+	f.Class = r.announced
+	return f
+}
 
-// Class returns the class descriptor as the reader announces it.
+// Class returns the class descriptor that the driver goes by: what the reader announces, with the corrections of
+// Options.Quirks.
 func (r *Reader) Class() ccid.ClassDescriptor { return *r.function.Class }
+
+// Quirks returns what Options.Quirks says that the reader needs, whatever the card.
+func (r *Reader) Quirks() quirks.Settings { return r.quirks }
 
 // Name returns the name of the reader's first slot, as pcsc-lite would call it.
 func (r *Reader) Name() string { return r.name.String() }

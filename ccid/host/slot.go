@@ -9,6 +9,7 @@ import (
 
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/quirks"
 )
 
 // Slot is one card slot of a Reader. All methods may be called from several goroutines at once; operations on one slot
@@ -20,12 +21,17 @@ type Slot struct {
 	// ops belongs to whoever put a token in; it guards the card session.
 	ops chan struct{}
 	session
+	// unsettled: a command was given up, and the reader may still be at it. It belongs to whoever is at an exchange for
+	// this slot or, in a reader that works for one slot at a time, for any.
+	unsettled bool
 
 	mu sync.Mutex
 	// card is what is known of the card; changed is closed and replaced when it changes.
-	card    CardState
-	known   bool // the reader has been asked
-	last    ccid.ICCStatus
+	card  CardState
+	known bool // the reader has been asked
+	last  ccid.ICCStatus
+	// mute: power on failed in a reader that reports a card whether there is one or not.
+	mute    bool
 	changed chan struct{}
 	// hint is what the interrupt endpoint said since the reader was last asked; asked is the hint that made us ask.
 	hint, asked *ccid.SlotChange
@@ -44,7 +50,8 @@ type session struct {
 	raw         []byte   // the answer to reset
 	atr         *atr.ATR // nil where raw is none
 	power       ccid.PowerSelect
-	used        bool // something was sent to the card since the reset
+	used        bool            // something was sent to the card since the reset
+	protocol    quirks.Protocol // what reader and card need
 	parameters  Parameters
 	transmitter transmitter // nil before SetProtocol
 }
@@ -103,8 +110,13 @@ func (s *Slot) Status(ctx context.Context) (Status, error) {
 }
 
 func (s *Slot) status(ctx context.Context) (Status, error) {
+	return s.statusWithin(ctx, s.reader.deadlines.slotStatus())
+}
+
+func (s *Slot) statusWithin(ctx context.Context, wait time.Duration) (Status, error) {
 	s.takeHint()
-	resp, err := s.reader.exchange(ctx, request{command: ccid.GetSlotStatus(uint8(s.index)), wait: s.reader.deadlines.status()})
+	s.reader.readInterruptFirst(ctx)
+	resp, err := s.reader.exchange(ctx, request{command: ccid.GetSlotStatus(uint8(s.index)), wait: wait})
 	if err != nil {
 		return Status{}, err
 	}
@@ -137,6 +149,10 @@ func (s *Slot) ATR() []byte {
 func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	var response []byte
 	err := s.do(ctx, "transmit", func(ctx context.Context) (err error) {
+		if answer, ok := s.reader.identity(command); ok {
+			response = answer
+			return nil
+		}
 		switch {
 		case !s.State().Powered:
 			return ErrNotPowered
@@ -162,7 +178,7 @@ func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint1
 			return ErrNotPowered
 		}
 		s.used = true
-		resp, err := s.xfr(ctx, data, bwi, level, false, s.reader.deadlines.apdu())
+		resp, err := s.xfr(ctx, data, bwi, level, false, s.reader.deadlines.apdu(s.parameters.T))
 		answer = resp.Data
 		return err
 	})
@@ -173,14 +189,19 @@ func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint1
 func (s *Slot) Escape(ctx context.Context, data []byte) ([]byte, error) {
 	var answer []byte
 	err := s.do(ctx, "escape", func(ctx context.Context) error {
-		if len(data) > s.reader.MaxCommand() {
-			return ErrTooLong
-		}
-		resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: s.reader.deadlines.escape()})
-		answer = resp.Data
+		var err error
+		answer, err = s.escape(ctx, data)
 		return err
 	})
 	return answer, err
+}
+
+func (s *Slot) escape(ctx context.Context, data []byte) ([]byte, error) {
+	if len(data) > s.reader.MaxCommand() {
+		return nil, ErrTooLong
+	}
+	resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: s.reader.deadlines.escape()})
+	return resp.Data, err
 }
 
 // xfr runs one XfrBlock exchange.
@@ -253,7 +274,7 @@ func (s *Slot) observe(status ccid.Status, to ccid.MessageType) {
 		return
 	}
 	s.last = icc
-	present := icc.Present()
+	present := icc.Present() && !s.mute
 	asked := s.asked
 	if to == ccid.TypeGetSlotStatus {
 		s.asked = nil

@@ -42,7 +42,7 @@ func (x shortAPDU) transmit(ctx context.Context, command []byte) ([]byte, error)
 		return nil, err
 	}
 	s := x.slot
-	resp, err := s.xfr(ctx, command, 0, 0, apdu.Sensitive(command), s.reader.deadlines.apdu())
+	resp, err := s.xfr(ctx, command, 0, 0, apdu.Sensitive(command), s.reader.deadlines.apdu(s.parameters.T))
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (x extendedAPDU) collect(ctx context.Context, resp ccid.Response) ([]byte, 
 }
 
 func (x extendedAPDU) block(ctx context.Context, data []byte, level uint16, secret bool) (ccid.Response, error) {
-	return x.slot.xfr(ctx, data, 0, level, secret, x.slot.reader.deadlines.apdu())
+	return x.slot.xfr(ctx, data, 0, level, secret, x.slot.reader.deadlines.apdu(x.slot.parameters.T))
 }
 
 // transmitterT0 maps APDUs to T=0 TPDUs, for readers at TPDU and character level.
@@ -226,6 +226,6 @@ func (x *characterT0) exchange(ctx context.Context, tpdu []byte, _ int, secret b
 }
 
 func (x *characterT0) read(ctx context.Context, step t0.CharStep, secret bool) ([]byte, error) {
-	resp, err := x.slot.xfr(ctx, step.Send, 0, uint16(step.Expect), secret, x.slot.waitingTimes().t0(len(step.Send)+step.Expect))
+	resp, err := x.slot.xfr(ctx, step.Send, 0, uint16(x.slot.portion(step.Expect)), secret, x.slot.waitingTimes().t0(len(step.Send)+step.Expect))
 	return resp.Data, err
 }

@@ -136,12 +136,21 @@ func (x characterT1) exchange(ctx context.Context, block []byte, wtx int, secret
 	return append(head, tail...), err
 }
 
+// portion is how many of n characters to ask for at once: n, or 1 where the answer with its header would have a length
+// that the reader does not bear.
+func (s *Slot) portion(n int) int {
+	if bad := int(s.reader.quirks.Exchange.AvoidMultipleOf); bad > 0 && (ccid.HeaderLength+n)%bad == 0 {
+		return 1
+	}
+	return n
+}
+
 // readBlock sends characters at character level and returns exactly n of the card's, asking again for those that are
 // missing. wLevelParameter is the number expected (CCID 1.1 §6.1.4).
 func (s *Slot) readBlock(ctx context.Context, send []byte, n int, bwi uint8, secret bool, wait time.Duration) ([]byte, error) {
 	got := make([]byte, 0, n)
 	for len(got) < n {
-		resp, err := s.xfr(ctx, send, bwi, uint16(n-len(got)), secret, wait)
+		resp, err := s.xfr(ctx, send, bwi, uint16(s.portion(n-len(got))), secret, wait)
 		if err != nil {
 			return nil, err
 		}

@@ -272,6 +272,18 @@ func (t *Table) Explain(d Device) []Explanation {
 	return list
 }
 
+// Setting returns the ids of the rows that are in effect for the device and set this key, "timing.silence", in the order
+// in which they are applied: the last one wins.
+func (t *Table) Setting(d Device, key string) []string {
+	var ids []string
+	for _, v := range t.judge(d) {
+		if v.off == "" && slices.ContainsFunc(v.row.assignments, func(a assignment) bool { return a.key == key }) {
+			ids = append(ids, string(v.row.ID))
+		}
+	}
+	return ids
+}
+
 func (r *row) explain() Explanation {
 	var actions []string
 	for _, a := range r.assignments {
