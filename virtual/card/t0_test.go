@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -111,12 +112,14 @@ func TestT0EnvelopeCarriesExtendedCommands(t *testing.T) {
 }
 
 func TestT0SendsNULLWhileTheApplicationWorks(t *testing.T) {
-	c := powered(t, NewISO(), Options{Patience: 5 * time.Millisecond, Behave: func([]byte) Behaviour {
-		return Behaviour{Delay: 50 * time.Millisecond}
-	}})
-	got := say(t, c, unhex(t, "0084000004"))
-	require.Equal(t, byte(null), got[0])
-	require.Equal(t, unhex(t, "84000420219000"), got[len(got)-7:])
+	synctest.Test(t, func(t *testing.T) {
+		c := powered(t, NewISO(), Options{Patience: 5 * time.Millisecond, Behave: func([]byte) Behaviour {
+			return Behaviour{Delay: 50 * time.Millisecond}
+		}})
+		got := say(t, c, unhex(t, "0084000004"))
+		require.Equal(t, byte(null), got[0])
+		require.Equal(t, unhex(t, "84000420219000"), got[len(got)-7:])
+	})
 }
 
 func TestPPS(t *testing.T) {

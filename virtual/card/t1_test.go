@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -237,19 +238,21 @@ func TestT1CarriesEveryLength(t *testing.T) {
 }
 
 func TestT1AsksForTimeWhileTheApplicationWorks(t *testing.T) {
-	c := powered(t, NewISO(), Options{Protocol: 1, Patience: 5 * time.Millisecond, Behave: func([]byte) Behaviour {
-		return Behaviour{Delay: 50 * time.Millisecond}
-	}})
-	l := c.link.(*t1Link)
-	block := say(t, c, l.block(0, []byte{0, 0x84, 0, 0, 4}))
-	extensions := 0
-	for block[1] == pcbWTX {
-		extensions++
-		block = say(t, c, l.block(pcbWTX|pcbResponse, block[3:4]))
-	}
-	require.Positive(t, extensions)
-	require.Equal(t, byte(0), block[1])
-	require.Len(t, block, 3+4+2+1)
+	synctest.Test(t, func(t *testing.T) {
+		c := powered(t, NewISO(), Options{Protocol: 1, Patience: 5 * time.Millisecond, Behave: func([]byte) Behaviour {
+			return Behaviour{Delay: 50 * time.Millisecond}
+		}})
+		l := c.link.(*t1Link)
+		block := say(t, c, l.block(0, []byte{0, 0x84, 0, 0, 4}))
+		extensions := 0
+		for block[1] == pcbWTX {
+			extensions++
+			block = say(t, c, l.block(pcbWTX|pcbResponse, block[3:4]))
+		}
+		require.Positive(t, extensions)
+		require.Equal(t, byte(0), block[1])
+		require.Len(t, block, 3+4+2+1)
+	})
 }
 
 func TestT1ChainWithoutEndIsAborted(t *testing.T) {
