@@ -296,10 +296,14 @@ func (a *attachment) takeBack(u *urb) outcome {
 func (a *attachment) abandon(u *urb) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !u.finished {
-		u.status = statusTakenBack
-		a.orphan(u)
+	if u.finished {
+		return
 	}
+	if u.command.in {
+		a.log.Warn("usbip: the server has taken a read back that was over already; what it had read is lost")
+	}
+	u.status = statusTakenBack
+	a.orphan(u)
 }
 
 // orphan ends a transfer for which a result may yet come; to read past that, one must know its direction. It wants mu held.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,7 +125,7 @@ func withPort(address string) string {
 	if _, _, err := net.SplitHostPort(address); err == nil {
 		return address
 	}
-	return net.JoinHostPort(address, DefaultPort)
+	return net.JoinHostPort(strings.TrimSuffix(strings.TrimPrefix(address, "["), "]"), DefaultPort)
 }
 
 // Name implements usbtransport.Backend.
@@ -523,7 +524,6 @@ func (b *Backend) attachmentOf(ctx context.Context, e *entry) (a *attachment, er
 		return nil, err
 	}
 	if e.info.Descriptors == nil {
-		info.Unreadable = nil
 		e.info = info
 		e.revision++
 		b.broadcast()

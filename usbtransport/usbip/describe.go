@@ -104,6 +104,7 @@ func readInfo(ctx context.Context, a *attachment, info usbtransport.DeviceInfo) 
 	if err != nil {
 		return info, err
 	}
+	info.Unreadable = nil
 	info.Descriptors = append(device[:deviceDescriptorSize:deviceDescriptorSize], configuration...)
 	info.IDVendor, info.IDProduct = binary.LittleEndian.Uint16(device[8:]), binary.LittleEndian.Uint16(device[10:])
 	info.BCDDevice = binary.LittleEndian.Uint16(device[12:])

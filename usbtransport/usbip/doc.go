@@ -16,6 +16,9 @@
 // The protocol has no authentication and no encryption: whoever reaches the port has the device. Listen on a loopback
 // address, and put ssh or a TLS proxy in front of it.
 //
+// A read that is cancelled loses nothing that the server sends, in whatever order it answers. But Linux' usbip-host sends nothing of a read
+// that completes while it is being taken back, or that had got some of its packets by then. A Server does.
+//
 // Who owns what. On both sides a goroutine reads the connection, and whoever has something to send writes it, whole, under
 // a lock and with a deadline. A transfer on the client belongs to its caller; it is entered in its attachment's table of
 // pending transfers, and whoever takes it out of there (the reader, or the end of the connection) closes its channel. On the server the
