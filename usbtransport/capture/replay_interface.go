@@ -23,6 +23,7 @@ type replayFunction struct {
 	script     script
 	begun      bool
 	claimed    bool
+	resets     int // a transfer under way ends when this changes
 	queues     map[uint8][]queuedPacket
 	changed    chan struct{} // closed and replaced when something has changed
 }
@@ -166,9 +167,15 @@ func (c call) run(ready func() (ok bool, again time.Time), f func() (int, error)
 	c.under.Add(1)
 	c.ending.Unlock()
 	defer c.under.Done()
+	c.replay.mu.Lock()
+	resets := c.function.resets
+	c.replay.mu.Unlock()
 	for {
 		c.replay.mu.Lock()
 		switch {
+		case c.function.resets != resets:
+			c.replay.mu.Unlock()
+			return 0, c.fail(usbtransport.ErrIO, errors.New("the port was reset"))
 		case c.device.removed:
 			c.replay.mu.Unlock()
 			return 0, c.fail(usbtransport.ErrRemoved, nil)
@@ -320,6 +327,7 @@ func (i *replayInterface) in(c call, kind usbtransport.TransferType, buf []byte)
 	return n, nil
 }
 
+// ready and readyAt tell whether and when there is a packet. They want Replay.mu held.
 func (i *replayInterface) ready(endpoint uint8) bool {
 	queue := i.function.queues[endpoint]
 	return len(queue) > 0 && !queue[0].ready.After(time.Now())
@@ -349,6 +357,7 @@ func (i *replayInterface) Reset(ctx context.Context) error {
 	c := i.call(ctx, "reset", 0)
 	_, err := c.run(atOnce, func() (int, error) {
 		clear(i.function.queues)
+		i.function.resets++
 		i.function.broadcast()
 		return 0, nil
 	})
