@@ -17,6 +17,27 @@ import (
 	"github.com/goccid/goccid/usbtransport/transporttest"
 )
 
+// impatient is a context that ends when somebody begins to wait for its end: in a replay without delays, what has to be
+// waited for does not come.
+type impatient struct {
+	context.Context
+	waited bool
+}
+
+func (c *impatient) Done() <-chan struct{} {
+	c.waited = true
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+func (c *impatient) Err() error {
+	if c.waited {
+		return context.Canceled
+	}
+	return nil
+}
+
 // useAll does to every interface of a capture what its host did, and reads what comes.
 func useAll(t testing.TB, c *capture.Capture, mode capture.Mode) {
 	t.Helper()
@@ -44,11 +65,9 @@ func useInterface(t testing.TB, i usbtransport.Interface, descriptor usbtranspor
 	for _, e := range descriptor.Endpoints {
 		size[e.Address] = max(1, e.MaxPacketSize)
 	}
-	// What has to be waited for in a replay does not come.
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
 	for _, transfer := range transfers[:min(len(transfers), 200)] {
 		var err error
+		ctx := &impatient{Context: t.Context()}
 		switch {
 		case transfer.Type == usbtransport.TransferControl && transfer.HasSetup:
 			_, err = i.Control(ctx, transfer.Setup, make([]byte, min(4096, max(0, transfer.Requested))))
@@ -405,16 +424,14 @@ func TestACaptureWithoutDescriptorsIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "begin before the device is plugged in")
 }
 
-// drain reads all that waits. Nothing comes later in a replay without delays.
+// drain reads all that waits.
 func drain(t testing.TB, i usbtransport.Interface) [][]byte {
 	t.Helper()
 	var list [][]byte
 	for {
 		buf := make([]byte, 1024)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		n, err := i.BulkIn(ctx, traceIn, buf)
-		cancel()
-		if errors.Is(err, usbtransport.ErrTimedOut) {
+		n, err := i.BulkIn(&impatient{Context: t.Context()}, traceIn, buf)
+		if errors.Is(err, usbtransport.ErrCancelled) {
 			return list
 		}
 		require.NoError(t, err)
