@@ -106,7 +106,8 @@ func (b *bulk) read(ctx context.Context, want int) (int, error) {
 	waiting := ctx
 	if begun > 0 {
 		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeout(ctx, b.rest)
+		// Not under ctx: what is left of a message would be taken for the next one, which may be for another slot.
+		waiting, cancel = context.WithTimeout(context.Background(), b.rest)
 		defer cancel()
 	}
 	n, err := b.gate.bulkIn(waiting, b.in, b.inMessage[begun:begun+size])
@@ -115,10 +116,10 @@ func (b *bulk) read(ctx context.Context, want int) (int, error) {
 	}
 	b.inMessage = b.inMessage[:begun+n]
 	switch {
-	case n > 0 && errors.Is(err, usbtransport.ErrTimedOut):
+	case n > 0 && (errors.Is(err, usbtransport.ErrTimedOut) || errors.Is(err, usbtransport.ErrCancelled)):
 		// It came at the last moment; what is missing is for the next read to find.
 		return n, nil
-	case begun > 0 && ctx.Err() == nil && errors.Is(err, usbtransport.ErrTimedOut):
+	case begun > 0 && errors.Is(err, usbtransport.ErrTimedOut):
 		return 0, errNoRest
 	}
 	return n, err
@@ -149,8 +150,8 @@ func (b *bulk) requestAbort(ctx context.Context, slot, seq uint8) error {
 	return err
 }
 
-func (b *bulk) clear(ctx context.Context) error {
-	return errors.Join(b.gate.clearHalt(ctx, b.in), b.gate.clearHalt(ctx, b.out))
-}
+func (b *bulk) clearIn(ctx context.Context) error { return b.gate.clearHalt(ctx, b.in) }
+
+func (b *bulk) clearOut(ctx context.Context) error { return b.gate.clearHalt(ctx, b.out) }
 
 func (b *bulk) reset(ctx context.Context) error { return b.gate.reset(ctx) }

@@ -5,19 +5,22 @@
 //
 //	Reader, Slot          what a caller sees: status, power, protocol, Transmit
 //	transmitter           the exchange level and protocol, chosen once in SetProtocol (transmit*.go)
-//	Reader.exchange       one command message, one answer: bSeq, deadlines, time extensions, recovery (exchange.go)
+//	Reader.exchange       one command message, one answer: deadlines, time extensions, recovery (exchange.go)
+//	dispatcher            bSeq, and which message is whose, with several slots at work (dispatch.go)
 //	carrier               how messages travel: bulk endpoints (carrier_bulk.go), later the control requests of ICCD
 //	gate                  one per device: once removed, nothing reaches USB any more (device.go)
 //	usbtransport          the backend
 //
 // # Who owns what
 //
-// A Reader's bus (bSeq, carrier, recovery) belongs to whoever holds Reader.bus, for one exchange at a time. A Slot's
+// Reader.bus has as many places as the reader works on slots at once (bMaxCCIDBusySlots); whoever holds one may have one
+// exchange under way, and holds all for a USB reset. The dispatcher's fields are guarded by its mutex. A Slot's
 // card session (ATR, protocol, engine) belongs to whoever holds Slot.ops, for one operation at a time. Slot.mu guards
 // the little that both sides and the watcher share, and is never held over I/O. The order is Slot.ops, Reader.bus,
 // Slot.mu.
 //
-// A Reader with an interrupt endpoint has one goroutine, which reads it; a Monitor has one for the backend's watcher and
+// While anybody waits for an answer a Reader has one goroutine that reads; whoever leaves last waits for its end. A Reader
+// with an interrupt endpoint has one more, which reads that; a Monitor has one for the backend's watcher and
 // one for each device that it opens. Close ends them and waits for them.
 //
 // # Removal

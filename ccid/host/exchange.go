@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/goccid/goccid/ccid"
@@ -12,9 +11,6 @@ import (
 )
 
 const (
-	// maxForeign bounds the messages that are not the answer to the last command and are dropped: late answers to
-	// commands that were given up, duplicates, garbage.
-	maxForeign = 32
 	// maxExtensions bounds the time extensions for one command: one each 75 ms for the default of Limits.Exchange.
 	maxExtensions = 4096
 	// maxBusy bounds how often a command is sent again to a slot that says it is busy, busyPause apart.
@@ -27,7 +23,7 @@ type request struct {
 	command ccid.Command
 	// wait is how long the answer may take, from deadlines.
 	wait time.Duration
-	// secret keeps the data out of the log.
+	// secret keeps the data out of the log, and those of the answer.
 	secret bool
 }
 
@@ -53,8 +49,9 @@ func (r *Reader) command(ctx context.Context, q request) (ccid.Response, error) 
 	}
 }
 
-// exchange sends one command and returns its answer, whatever that reports, with data of its own. Where the reader
-// fails to answer it is brought back before the error is returned, so that the next command finds it ready.
+// exchange sends one command and returns its answer, whatever that reports, with data of its own. As many as the reader
+// can work on are under way at once, in the order of asking; each slot has one at a time. Where the reader fails to
+// answer, the slot is brought back before the error is returned, so that the next command finds it ready.
 func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error) {
 	if err := r.acquire(ctx, r.bus); err != nil {
 		return ccid.Response{}, err
@@ -64,75 +61,62 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
 
-	if r.unsettled {
-		r.unsettled = !r.recover(StepAbort, StepReset, q.command.Slot).Recovered
-	}
-	q.command.Seq = r.nextSeq()
-	resp, err := r.attempt(ctx, q)
+	r.settleBefore(q.command.Slot)
+	resp, err := r.attempt(ctx, q, r.dispatcher.register(q.command))
 	if err == nil {
-		resp.Data = slices.Clone(resp.Data)
 		return resp, nil
 	}
 	return ccid.Response{}, r.settle(ctx, q, err)
 }
 
-// nextSeq returns the next bSeq. There is one counter for the reader, not one for each slot: there are readers that
-// take no two commands in a row with the same number, even for different slots.
-func (r *Reader) nextSeq() uint8 {
-	seq := r.seq
-	r.seq++
-	return seq
+// settleBefore brings back what may still be at a command that was given up: the slot that is to be used, and any slot of
+// a reader that works for one at a time.
+func (r *Reader) settleBefore(slot uint8) {
+	for i, s := range r.slots {
+		if (i == int(slot) || cap(r.bus) == 1) && s.unsettled {
+			s.unsettled = !r.recover(StepAbort, StepReset, uint8(i)).Recovered
+		}
+	}
 }
 
-// attempt sends a command with its bSeq and waits for the answer. It repairs nothing.
-func (r *Reader) attempt(ctx context.Context, q request) (ccid.Response, error) {
-	r.traceCommand(q.command, q.secret)
-	sending, cancel := context.WithTimeout(ctx, min(sendWait, q.wait))
-	err := r.carrier.send(sending, q.command)
-	cancel()
+// attempt sends a command and waits for the answer. It repairs nothing.
+func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response, error) {
+	defer r.dispatcher.leave(c)
+	r.traceCommand(c.command, q.secret)
+	err := withTimeout(ctx, min(sendWait, q.wait), func(ctx context.Context) error { return r.dispatcher.send(ctx, c) })
 	if err != nil {
 		return ccid.Response{}, err
 	}
-	end := time.Now().Add(r.deadlines.limits.Exchange)
-	deadline := time.Now().Add(q.wait)
-	for foreign, extensions := 0, 0; foreign <= maxForeign; {
-		resp, err := r.receive(ctx, deadline)
-		mismatch := resp.Check(q.command)
-		switch {
-		case err != nil && !errors.Is(err, ccid.ErrMessage):
+	end := time.Now().Add(max(r.deadlines.limits.Exchange, q.wait))
+	timer := time.NewTimer(q.wait)
+	defer timer.Stop()
+	for extensions := 0; extensions <= maxExtensions; extensions++ {
+		resp, err := c.next(ctx, timer.C)
+		if err != nil {
 			return ccid.Response{}, err
-		case mismatch != nil:
-			foreign++
-			r.log.Debugf("dropped a message that answers nothing: %v", errors.Join(err, mismatch))
-		case err != nil:
-			return ccid.Response{}, err
-		case resp.Status.Command() == ccid.CommandTimeExtension:
-			if extensions++; extensions > maxExtensions {
-				return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, extensions)
-			}
-			deadline = time.Now().Add(r.deadlines.extended(q.wait, uint8(resp.Error)))
-			if deadline.After(end) {
-				deadline = end
-			}
-		default:
-			r.slots[q.command.Slot].observe(resp.Status, q.command.Type)
+		}
+		if resp.Status.Command() != ccid.CommandTimeExtension {
+			r.slots[c.command.Slot].observe(resp.Status, c.command.Type)
 			return resp, nil
 		}
+		timer.Reset(min(r.deadlines.extended(q.wait, uint8(resp.Error)), time.Until(end)))
 	}
-	return ccid.Response{}, fmt.Errorf("%w: %d messages that answer nothing", ccid.ErrMessage, maxForeign+1)
+	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
 
-func (r *Reader) receive(ctx context.Context, deadline time.Time) (ccid.Response, error) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	resp, err := r.carrier.receive(ctx)
-	if err == nil {
-		r.traceResponse(resp)
+// next waits for the next message to a call.
+func (c *call) next(ctx context.Context, deadline <-chan time.Time) (ccid.Response, error) {
+	select {
+	case a := <-c.answers:
+		return a.resp, a.err
+	case <-deadline:
+		return ccid.Response{}, usbtransport.ErrTimedOut
+	case <-ctx.Done():
+		return ccid.Response{}, usbtransport.ContextKind(ctx)
 	}
-	return resp, err
 }
 
-// settle brings the reader back after a command that got no answer, and returns the error to report.
+// settle brings the slot back after a command that got no answer, and returns the error to report.
 func (r *Reader) settle(ctx context.Context, q request, err error) error {
 	if errors.Is(err, usbtransport.ErrRemoved) {
 		return err
@@ -140,13 +124,13 @@ func (r *Reader) settle(ctx context.Context, q request, err error) error {
 	first, last := StepClearHalt, StepReset
 	switch {
 	case r.life.Err() != nil, ctx.Err() != nil:
-		// The caller does not wait for more than an abort; the rest is done when somebody needs the reader.
+		// The caller does not wait for more than an abort; the rest is done when somebody needs the slot.
 		first, last = StepAbort, StepAbort
 	case errors.Is(err, usbtransport.ErrTimedOut):
 		first = StepAbort
 	}
 	recovery := r.recover(first, last, q.command.Slot)
-	r.unsettled = !recovery.Recovered
+	r.slots[q.command.Slot].unsettled = !recovery.Recovered
 	switch gone := r.gone(); {
 	case gone != nil:
 		return gone
@@ -159,12 +143,18 @@ func (r *Reader) settle(ctx context.Context, q request, err error) error {
 }
 
 // recover brings a reader back that does not answer on this slot: it takes one step after the other, from first to last,
-// until the reader answers.
+// until the reader answers. While other slots wait for answers, the reset that would take those away is left out.
 func (r *Reader) recover(first, last RecoveryStep, slot uint8) Recovery {
 	var done Recovery
 	for step := first; step <= last; step++ {
+		release, err := r.exclude(step)
+		if err != nil {
+			r.log.Debugf("recovery of slot %d: no %v: %v", slot, step, err)
+			return done
+		}
 		done.Tried = append(done.Tried, step)
-		err := r.takeStep(step, slot)
+		err = r.takeStep(step, slot)
+		release()
 		r.log.Debugf("recovery of slot %d: %v: %v", slot, step, err)
 		if err == nil {
 			done.Recovered = true
@@ -177,26 +167,56 @@ func (r *Reader) recover(first, last RecoveryStep, slot uint8) Recovery {
 	return done
 }
 
+// errOthersWait says why a recovery left out a step.
+var errOthersWait = errors.New("other slots wait for answers")
+
+// exclude keeps all other exchanges from starting, until release is called, for a step that ends them; if any is under
+// way it fails. The caller has a place on the bus.
+func (r *Reader) exclude(step RecoveryStep) (release func(), err error) {
+	if step != StepReset {
+		return func() {}, nil
+	}
+	taken := 0
+	release = func() {
+		for range taken {
+			<-r.bus
+		}
+	}
+	for taken < cap(r.bus)-1 {
+		select {
+		case r.bus <- struct{}{}:
+			taken++
+		default:
+			release()
+			return nil, errOthersWait
+		}
+	}
+	return release, nil
+}
+
 // takeStep takes one step of a recovery and returns nil when the reader then answers.
 func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 	switch step {
 	case StepAbort:
 		// Both halves have the same number, a new one. Many readers stall the request, and take the message all the
 		// same.
-		c := r.numbered(ccid.AbortCommand(slot))
-		requested := r.within(controlWait, func(ctx context.Context) error { return r.carrier.requestAbort(ctx, slot, c.Seq) })
-		if err := r.probe(c); err != nil {
+		c := r.dispatcher.register(ccid.AbortCommand(slot))
+		requested := r.within(controlWait, func(ctx context.Context) error {
+			// Not while the message could not follow: the slot would refuse everything until it does.
+			return r.dispatcher.exclusively(ctx, func() error { return r.carrier.requestAbort(ctx, slot, c.command.Seq) })
+		})
+		if err := r.probeWith(c); err != nil {
 			return errors.Join(requested, err)
 		}
 		return nil
 	case StepClearHalt:
-		if err := r.within(controlWait, r.carrier.clear); err != nil {
+		if err := r.within(controlWait, r.dispatcher.clearHalts); err != nil {
 			return err
 		}
-		return r.probe(r.numbered(ccid.GetSlotStatus(slot)))
+		return r.probe(ccid.GetSlotStatus(slot))
 	case StepPowerOff:
 		r.slots[slot].lose()
-		return r.probe(r.numbered(ccid.IccPowerOff(slot)))
+		return r.probe(ccid.IccPowerOff(slot))
 	default:
 		for _, s := range r.slots {
 			s.lose()
@@ -204,30 +224,30 @@ func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 		if err := withTimeout(context.Background(), resetWait, r.carrier.reset); err != nil {
 			return err
 		}
-		return r.probe(r.numbered(ccid.GetSlotStatus(slot)))
+		return r.probe(ccid.GetSlotStatus(slot))
 	}
 }
 
-func (r *Reader) numbered(c ccid.Command) ccid.Command {
-	c.Seq = r.nextSeq()
-	return c
-}
+// probe sends a command whose answer shows that the reader is alive.
+func (r *Reader) probe(c ccid.Command) error { return r.probeWith(r.dispatcher.register(c)) }
 
-// probe sends a command whose answer shows that the reader is alive. A reader that asks for more time is not yet.
-func (r *Reader) probe(c ccid.Command) error {
+// probeWith is probe for a command that has its number already. A reader that asks for more time is not yet alive, nor is
+// one whose slot is busy, or still waits for the other half of an abort.
+func (r *Reader) probeWith(c *call) error {
 	return r.within(recoveryWait, func(ctx context.Context) error {
-		resp, err := r.attempt(ctx, request{command: c, wait: recoveryWait})
-		if err == nil && resp.Status.Command() == ccid.CommandFailed && resp.Error == ccid.ErrorSlotBusy {
+		resp, err := r.attempt(ctx, request{command: c.command, wait: recoveryWait}, c)
+		if err != nil || resp.Status.Command() != ccid.CommandFailed {
+			return err
+		}
+		if resp.Error == ccid.ErrorSlotBusy || resp.Error == ccid.ErrorCommandAborted && c.command.Type != ccid.TypeAbort {
 			return resp.Error
 		}
-		return err
+		return nil
 	})
 }
 
 func (r *Reader) within(limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), min(limit, r.deadlines.limits.Silence))
-	defer cancel()
-	return f(ctx)
+	return withTimeout(context.Background(), min(limit, r.deadlines.limits.Silence), f)
 }
 
 // pause waits, unless the context, the reader or the device ends before.

@@ -61,11 +61,10 @@ type Reader struct {
 	life context.Context
 	end  context.CancelFunc
 
-	// bus belongs to whoever put a token in; it guards carrier, seq and unsettled.
-	bus       chan struct{}
-	carrier   carrier
-	seq       uint8
-	unsettled bool // a command was given up, and the reader may still be at it
+	// bus has a token for each exchange under way: as many as the reader works on at once.
+	bus        chan struct{}
+	carrier    carrier
+	dispatcher *dispatcher
 
 	notifications notifications
 	background    sync.WaitGroup
@@ -154,9 +153,12 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 	r := &Reader{
 		device: d, function: f, options: o, announced: announced, quirks: needs, usb: usb, gate: gate{usb: usb, device: d},
 		deadlines: newDeadlines(o.Limits, f.Class, needs.Timing), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
-		life: life, end: end, bus: make(chan struct{}, 1), name: baseName(d.info, o, needs.Name),
+		life: life, end: end, bus: make(chan struct{}, busySlots(f.Class, needs.USB)), name: baseName(d.info, o, needs.Name),
 	}
 	r.carrier = r.swallowing(newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence)))
+	r.dispatcher = newDispatcher(r.carrier)
+	r.dispatcher.trace = r.traceResponse
+	r.dispatcher.log = func(format string, args ...any) { r.log.Debugf(format, args...) }
 	log := o.Logger
 	if log == nil {
 		log = discard()
@@ -166,6 +168,15 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 		r.slots = append(r.slots, newSlot(r, i))
 	}
 	return r
+}
+
+// busySlots returns how many slots the reader works on at once: bMaxCCIDBusySlots (CCID 1.1 §5.1) made plausible. Where
+// something is read before each command, nobody else may be reading.
+func busySlots(class *ccid.ClassDescriptor, needs quirks.USB) int {
+	if needs.SwallowZLP > 0 {
+		return 1
+	}
+	return max(1, min(int(class.BMaxCCIDBusySlots), class.Slots()))
 }
 
 // baseName returns the reader's name without that of its interface. friendly is the model's name by a quirk, "" for none.
@@ -394,14 +405,16 @@ func (r *Reader) Close() error {
 // powerDown takes the power of every card that has it, unless the reader is gone or does not answer.
 func (r *Reader) powerDown() {
 	// Whoever was at the reader when its life ended leaves after one abort.
-	r.bus <- struct{}{}
-	defer func() { <-r.bus }()
+	for range cap(r.bus) {
+		r.bus <- struct{}{}
+		defer func() { <-r.bus }()
+	}
 	end := time.Now().Add(closeWait)
 	for _, s := range r.slots {
 		if !s.State().Powered || r.device.Removed() || time.Now().After(end) {
 			continue
 		}
-		if err := r.probe(r.numbered(ccid.IccPowerOff(uint8(s.index)))); err != nil {
+		if err := r.probe(ccid.IccPowerOff(uint8(s.index))); err != nil {
 			r.log.Debugf("power off of slot %d at close: %v", s.index, err)
 			return
 		}

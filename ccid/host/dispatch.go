@@ -1,0 +1,264 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/usbtransport"
+)
+
+const (
+	// maxForeign bounds the messages in a row that answer nothing and are dropped: late answers to commands that were
+	// given up, duplicates, garbage.
+	maxForeign = 32
+	// maxFaultsShared bounds the faults in a row that are repaired while several slots wait. One slot alone learns of
+	// the first.
+	maxFaultsShared = 2
+)
+
+// dispatcher sends the commands of all slots, and gives each answer to whoever waits for it. As long as anybody waits, one
+// goroutine reads; leave waits for its end when the last one leaves.
+type dispatcher struct {
+	carrier carrier
+	log     func(format string, args ...any)
+	trace   func(ccid.Response)
+
+	// sending belongs to whoever put a token in, for one message.
+	sending chan struct{}
+
+	mu sync.Mutex
+	// seq is the next bSeq. There is one counter for the reader, not one for each slot: there are readers that take no
+	// two commands in a row with the same number, even for different slots.
+	seq uint8
+	// calls are those that wait for an answer, by bSeq.
+	calls   map[uint8]*call
+	reading *reading
+}
+
+// call is a command from before it is sent until its answer is there, or nobody waits for that any more.
+type call struct {
+	command ccid.Command
+	// answers has each time extension and, at last, the answer or why there is none.
+	answers chan answer
+	// left is closed when nobody takes from answers any more.
+	left chan struct{}
+}
+
+type answer struct {
+	resp ccid.Response
+	err  error
+}
+
+// reading is the goroutine that reads.
+type reading struct {
+	stop    context.CancelFunc
+	stopped bool // dispatcher.mu guards it
+	done    chan struct{}
+}
+
+func newDispatcher(c carrier) *dispatcher {
+	return &dispatcher{carrier: c, sending: make(chan struct{}, 1), calls: map[uint8]*call{}}
+}
+
+// register gives a command a bSeq that no other command under way has. The caller leaves the call when it is over. There
+// are no more calls than slots, and a slot has one at a time: a number is always free.
+func (d *dispatcher) register(c ccid.Command) *call {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.calls[d.seq] != nil {
+		d.seq++
+	}
+	c.Seq = d.seq
+	d.seq++
+	// Room for a time extension and an answer that come before the command is known to be sent.
+	registered := &call{command: c, answers: make(chan answer, 4), left: make(chan struct{})}
+	d.calls[c.Seq] = registered
+	return registered
+}
+
+// leave forgets a call. When nobody is left who waits, it returns only when nobody reads any more.
+func (d *dispatcher) leave(c *call) {
+	close(c.left)
+	d.mu.Lock()
+	if d.calls[c.command.Seq] == c {
+		delete(d.calls, c.command.Seq)
+	}
+	last := d.reading
+	if len(d.calls) > 0 {
+		last = nil
+	}
+	if last != nil {
+		last.stopped = true
+		last.stop()
+	}
+	d.mu.Unlock()
+	if last != nil {
+		<-last.done
+	}
+}
+
+// send hands a call's command to the reader and sees to it that somebody reads.
+func (d *dispatcher) send(ctx context.Context, c *call) error {
+	if err := d.exclusively(ctx, func() error { return d.carrier.send(ctx, c.command) }); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.calls[c.command.Seq] != c || d.reading != nil && !d.reading.stopped {
+		// Answered already, by somebody who reads for others; or about to be.
+		return nil
+	}
+	d.startReading()
+	return nil
+}
+
+// startReading makes a goroutine that reads when the one before, if any, no longer does. mu is held.
+func (d *dispatcher) startReading() {
+	ctx, stop := context.WithCancel(context.Background())
+	before := d.reading
+	d.reading = &reading{stop: stop, done: make(chan struct{})}
+	go d.read(ctx, d.reading, before)
+}
+
+// clearHalts clears both ways while nobody uses them. Whoever waits for an answer goes on waiting.
+func (d *dispatcher) clearHalts(ctx context.Context) error {
+	return errors.Join(d.withoutReading(ctx, d.carrier.clearIn), d.exclusively(ctx, func() error { return d.carrier.clearOut(ctx) }))
+}
+
+// withoutReading runs f while nobody reads, between two messages.
+func (d *dispatcher) withoutReading(ctx context.Context, f func(context.Context) error) error {
+	pause := &reading{stop: func() {}, done: make(chan struct{})}
+	defer close(pause.done)
+	d.mu.Lock()
+	before := d.reading
+	d.reading = pause
+	if before != nil {
+		before.stopped = true
+		before.stop()
+	}
+	d.mu.Unlock()
+	if before != nil {
+		<-before.done
+	}
+	err := f(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.reading == pause {
+		d.reading = nil
+		if len(d.calls) > 0 {
+			d.startReading()
+		}
+	}
+	return err
+}
+
+// exclusively runs f while nobody sends.
+func (d *dispatcher) exclusively(ctx context.Context, f func() error) error {
+	select {
+	case d.sending <- struct{}{}:
+	case <-ctx.Done():
+		return usbtransport.ContextKind(ctx)
+	}
+	defer func() { <-d.sending }()
+	return f()
+}
+
+// read gives messages to those who wait for them until nobody does, or it is stopped. before is the goroutine that read
+// before, nil where there is none.
+func (d *dispatcher) read(ctx context.Context, r, before *reading) {
+	defer close(r.done)
+	defer r.stop()
+	if before != nil {
+		<-before.done
+	}
+	for foreign, faults := 0, 0; d.wanted(ctx, r); {
+		resp, err := d.carrier.receive(ctx)
+		switch {
+		case err != nil && !errors.Is(err, ccid.ErrMessage):
+			if ctx.Err() != nil {
+				continue
+			}
+			if faults++; faults > maxFaultsShared || !d.repair(err) {
+				d.fail(err)
+			}
+		case d.deliver(resp, err):
+			foreign, faults = 0, 0
+		default:
+			if foreign++; foreign > maxForeign {
+				d.fail(fmt.Errorf("%w: %d messages that answer nothing", ccid.ErrMessage, foreign))
+			}
+		}
+	}
+}
+
+// wanted reports whether to go on reading, and ends the goroutine's term where not.
+func (d *dispatcher) wanted(ctx context.Context, r *reading) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if ctx.Err() == nil && len(d.calls) > 0 {
+		return true
+	}
+	if d.reading == r {
+		d.reading = nil
+	}
+	return false
+}
+
+// deliver gives a message to whoever waits for it, and reports whether somebody does. err is what is wrong with it.
+func (d *dispatcher) deliver(resp ccid.Response, err error) bool {
+	d.mu.Lock()
+	c := d.calls[resp.Seq]
+	if c == nil || resp.Check(c.command) != nil {
+		d.mu.Unlock()
+		d.log("dropped a message that answers nothing: %v slot %d seq %d (%v)", resp.Type, resp.Slot, resp.Seq, err)
+		return false
+	}
+	if err != nil || resp.Status.Command() != ccid.CommandTimeExtension {
+		delete(d.calls, resp.Seq)
+	}
+	d.mu.Unlock()
+	if err == nil {
+		d.trace(resp)
+		resp.Data = slices.Clone(resp.Data)
+	}
+	c.give(answer{resp, err})
+	return true
+}
+
+func (c *call) give(a answer) {
+	select {
+	case c.answers <- a:
+	case <-c.left:
+	}
+}
+
+// repair brings the way in back after a fault while several slots wait: one lost answer is not to be the end of the others'.
+// It reports whether to read on.
+func (d *dispatcher) repair(err error) bool {
+	d.mu.Lock()
+	waiting := len(d.calls)
+	d.mu.Unlock()
+	if waiting < 2 || errors.Is(err, usbtransport.ErrRemoved) || errors.Is(err, usbtransport.ErrClosed) {
+		return false
+	}
+	d.log("fault while %d slots wait: %v", waiting, err)
+	return withTimeout(context.Background(), controlWait, d.carrier.clearIn) == nil
+}
+
+// fail ends all calls.
+func (d *dispatcher) fail(err error) {
+	d.mu.Lock()
+	var waiting []*call
+	for seq, c := range d.calls {
+		waiting = append(waiting, c)
+		delete(d.calls, seq)
+	}
+	d.mu.Unlock()
+	for _, c := range waiting {
+		c.give(answer{err: err})
+	}
+}
