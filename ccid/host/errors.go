@@ -30,8 +30,11 @@ var (
 	ErrParameters = errors.New("reader and card agree on no parameters")
 	// ErrTooLong: the command is longer than the reader can take.
 	ErrTooLong = errors.New("command is too long for the reader")
-	// ErrExtendedAPDU: an extended APDU, but the reader exchanges short APDUs only. It is an ErrTooLong.
+	// ErrExtendedAPDU: an extended APDU, but the reader exchanges short APDUs only, and the card does not say that it
+	// takes one in parts. It is an ErrTooLong.
 	ErrExtendedAPDU = fmt.Errorf("reader takes no extended APDUs: %w", ErrTooLong)
+	// ErrNoPINPad: the reader has no PIN pad, or none that can do what is asked for.
+	ErrNoPINPad = errors.New("reader has no PIN pad for this")
 	// ErrResponse: the reader's answer breaks the rules of its exchange level.
 	ErrResponse = errors.New("reader answers against the rules")
 	// ErrNotAReader: the interface can't be driven; Function.Unusable says why.

@@ -140,8 +140,9 @@ func (s *Slot) ATR() []byte {
 }
 
 // Transmit sends a command APDU to the card and returns its response APDU, data and SW1 SW2, whatever exchange level the
-// reader has. It needs PowerOn and SetProtocol. Commands may be of any case, short or extended; readers at short APDU
-// level refuse extended ones with ErrExtendedAPDU. With T=0 set transparently, command and response are TPDUs.
+// reader has. It needs PowerOn and SetProtocol. Commands may be of any case, short or extended; through readers at
+// short APDU level extended ones go in parts, or fail with ErrExtendedAPDU where the card does not say that it can put them
+// together. With T=0 set transparently, command and response are TPDUs.
 //
 // Errors, in an *Error: ErrNotPowered, ErrNoProtocol, ErrNoCard, ErrTooLong, *ccid.CommandError, *NoAnswerError, errors
 // of t0 and t1, and those of usbtransport. After an error of T=1, or a recovery that took the card's power away, the

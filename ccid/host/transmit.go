@@ -34,15 +34,24 @@ func (s *Slot) newTransmitterT0(mapping Mapping) (transmitter, error) {
 	return &transmitterT0{slot: s, engine: engine, port: s.newPortT0()}, nil
 }
 
-// shortAPDU is for readers that take one short APDU in one block and do the rest (CCID 1.1 §3.2.2).
+// shortAPDU is for readers that take one short APDU in one block and do the rest (CCID 1.1 §3.2.2). Extended ones go in
+// parts, where the card can do that (transmit_parts.go).
 type shortAPDU struct{ slot *Slot }
 
 func (x shortAPDU) transmit(ctx context.Context, command []byte) ([]byte, error) {
-	if err := checkShort(command); err != nil {
-		return nil, err
+	if c, err := apdu.ParseCommand(command); err == nil && c.Extended {
+		return x.inParts(ctx, c, command)
 	}
-	s := x.slot
-	resp, err := s.xfr(ctx, command, 0, 0, apdu.Sensitive(command), s.reader.deadlines.apdu(s.parameters.T))
+	// Commands that are no APDUs at all, which readers take for their own purposes, pass.
+	if len(command) > maxShortCommand {
+		return nil, fmt.Errorf("%w: %d bytes", ErrExtendedAPDU, len(command))
+	}
+	return x.one(ctx, command, apdu.Sensitive(command))
+}
+
+// one exchanges one short APDU.
+func (x shortAPDU) one(ctx context.Context, command []byte, secret bool) ([]byte, error) {
+	resp, err := x.slot.xfr(ctx, command, 0, 0, secret, x.slot.reader.deadlines.apdu(x.slot.parameters.T))
 	if err != nil {
 		return nil, err
 	}
@@ -51,18 +60,6 @@ func (x shortAPDU) transmit(ctx context.Context, command []byte) ([]byte, error)
 
 // maxShortCommand is the longest short command APDU: header, Lc, 255 bytes, Le.
 const maxShortCommand = 4 + 1 + 255 + 1
-
-// checkShort refuses what a reader at short APDU level would misread. Commands that are no APDUs at all, which readers
-// take for their own purposes, pass.
-func checkShort(command []byte) error {
-	if len(command) > maxShortCommand {
-		return fmt.Errorf("%w: %d bytes", ErrExtendedAPDU, len(command))
-	}
-	if c, err := apdu.ParseCommand(command); err == nil && c.Extended {
-		return ErrExtendedAPDU
-	}
-	return nil
-}
 
 // checkResponse returns a response APDU that has at least a status word, whatever the reader says of its success.
 func checkResponse(response []byte) ([]byte, error) {
