@@ -313,6 +313,57 @@ func TestDescribeGivesProgramsNumbersAndLists(t *testing.T) {
 	assert.Contains(t, human, "Clock frequencies (")
 }
 
+func TestDescribeShowsQuirks(t *testing.T) {
+	const keyboard = "reader=ltc31v2"
+	got := probe(t, "describe", "--virtual", keyboard)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	assert.Contains(t, got.stdout, "Quirks\n  ltc31-no-pin-pad: pin_pad.off = true\n    announces PIN entry, has no keys\n    builtin.toml:")
+	assert.Contains(t, got.stdout, ", by libccid 1.8.2 src/ccid.c:529\n")
+
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(dir+"/desk.toml", []byte(`
+[[quirk]]
+id = "desk"
+reader = ["0783:0006"]
+disable = ["ltc31-no-pin-pad"]
+set.name = "Front desk"`), 0o600))
+	got = probe(t, "describe", "--json", "--quirks-dir", dir, "--virtual", keyboard)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	reader := decode[description](t, got.stdout).Reader
+	assert.True(t, strings.HasPrefix(reader.Name, "Front desk "), reader.Name)
+	require.Len(t, reader.Quirks, 2)
+	assert.Equal(t, "switched off by desk", reader.Quirks[0].Off)
+	assert.Equal(t, "desk", reader.Quirks[1].ID)
+	assert.Equal(t, dir+"/desk.toml:2", reader.Quirks[1].Origin)
+}
+
+func TestRefusedFirmwareIsListedWithTheWayOut(t *testing.T) {
+	dir := t.TempDir()
+	const row = "[[quirk]]\nid = \"old\"\nreader = [\"08E6:3437\"]\nset.refused = \"firmware before 9: loses bytes\"\n"
+	require.NoError(t, os.WriteFile(dir+"/old.toml", []byte(row), 0o600))
+	got := probe(t, "list", "--quirks-dir", dir, "--virtual", tpduT1)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	assert.Contains(t, got.stdout, "can't be opened: refused: firmware before 9: loses bytes; ")
+	const wayOut = "[[quirk]]\n%sid = \"allow-08e6-3437\"\n%sreader = [\"08E6:3437\"]\n%sdisable = [\"old\"]\n"
+	assert.Contains(t, got.stdout, strings.ReplaceAll(wayOut, "%s", strings.Repeat(" ", 7)))
+
+	got = probe(t, "apdu", "--quirks-dir", dir, "--virtual", tpduT1, "00A4000C")
+	assert.NotEqual(t, exitOK, got.code)
+	assert.Contains(t, got.stderr, "disable = [\"old\"]")
+
+	require.NoError(t, os.WriteFile(dir+"/zz.toml", []byte(strings.ReplaceAll(wayOut, "%s", "")), 0o600))
+	got = probe(t, "apdu", "--quirks-dir", dir, "--virtual", tpduT1, "00A4000C")
+	assert.Equal(t, exitOK, got.code, got.stderr)
+}
+
+func TestFaultyQuirksAreAnErrorWithFileAndLine(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(dir+"/bad.toml", []byte("[[quirk]]\nid = 3\n"), 0o600))
+	got := probe(t, "list", "--quirks-dir", dir, "--virtual", tpduT1)
+	assert.Equal(t, exitUsage, got.code)
+	assert.Contains(t, got.stderr, dir+"/bad.toml:2")
+}
+
 func TestListShowsReadersSlotsAndCards(t *testing.T) {
 	args := []string{"list", "--virtual", "reader=gemalto-pc-twin,level=tpdu,serial=A1,card=t1", "--virtual", "reader=scr3310,slots=2,card=none+t0"}
 	got := probe(t, args...)
@@ -343,7 +394,7 @@ func TestListShowsReadersSlotsAndCards(t *testing.T) {
 func TestEveryKnownReaderIsListedAndDescribed(t *testing.T) {
 	models, err := virtual.Models()
 	require.NoError(t, err)
-	driven := 0
+	driven, refused := 0, 0
 	for _, m := range models {
 		spec := "reader=" + m.Name + ",card=t1"
 		listed := probe(t, "list", "--json", "--virtual", spec)
@@ -355,6 +406,11 @@ func TestEveryKnownReaderIsListedAndDescribed(t *testing.T) {
 		require.Empty(t, listed.stderr, m.Name)
 		readers := decode[[]listedReader](t, listed.stdout)
 		require.Len(t, readers, len(m.Interfaces), m.Name)
+		if strings.HasPrefix(readers[0].Error, "refused: ") {
+			require.NotEmpty(t, readers[0].Advice, m.Name)
+			refused++
+			continue
+		}
 		for _, r := range readers {
 			require.Empty(t, r.Error, m.Name)
 		}
@@ -367,6 +423,7 @@ func TestEveryKnownReaderIsListedAndDescribed(t *testing.T) {
 		driven++
 	}
 	assert.Greater(t, driven, 500)
+	assert.Less(t, refused, 20)
 }
 
 func TestWithoutACommandTheNextStepIsShown(t *testing.T) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/describe"
 	"github.com/goccid/goccid/usbtransport"
 )
@@ -73,6 +75,8 @@ type describedReader struct {
 	USB          string              `json:"usb"`
 	Interface    describedInterface  `json:"interface"`
 	Endpoints    []describedEndpoint `json:"endpoints"`
+	// Quirks are the rows about the reader in the order in which they are applied, those that are off among them.
+	Quirks []quirks.Explanation `json:"quirks"`
 	// Error is why the reader can't be opened, "" when it can.
 	Error string `json:"error"`
 }
@@ -169,6 +173,7 @@ func describeCandidate(c candidate) *describedReader {
 		Index: c.index, Name: c.name(), VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BCDDevice: describe.BCD(d.BCDDevice),
 		Manufacturer: visible(d.Manufacturer), Product: visible(d.Product), Serial: visible(d.SerialNumber),
 		Bus: d.Bus, Address: d.Address, Port: d.PortPath, USB: c.backend.Name(), Endpoints: []describedEndpoint{},
+		Quirks:    nonNil(c.quirks.Explain(c.function.QuirkDevice())),
 		Interface: describedInterface{i.Number, i.AlternateSetting, i.Class, i.SubClass, i.Protocol, c.function.StringIndex},
 	}
 	for _, e := range i.Endpoints {
@@ -210,6 +215,7 @@ func (p *program) printDescription(d description) error {
 	if d.Reader != nil {
 		p.printNumbers("Clock frequencies", d.ClockFrequencies, describe.Clock)
 		p.printNumbers("Data rates", d.DataRates, describe.Rate)
+		p.printQuirks(d.Reader.Quirks)
 	}
 	if len(d.Findings) == 0 {
 		p.out.printf("Nothing in it looks wrong.\n")
@@ -268,6 +274,25 @@ func interval(e describedEndpoint) string {
 		return ""
 	}
 	return fmt.Sprintf(", bInterval %d", e.Interval)
+}
+
+// printQuirks says what is done otherwise for the reader than its descriptors say, and why.
+func (p *program) printQuirks(list []quirks.Explanation) {
+	if len(list) == 0 {
+		return
+	}
+	p.out.printf("Quirks\n")
+	for _, q := range list {
+		name := q.ID
+		if q.Off != "" {
+			name += " (not in effect: " + q.Off + ")"
+		}
+		p.out.printf("  %s: %s\n", visible(name), visible(strings.Join(q.Actions, "; ")))
+		if q.Reason != "" {
+			p.out.printf("    %s\n", visible(q.Reason))
+		}
+		p.out.printf("    %s\n", visible(strings.Join(slices.DeleteFunc([]string{q.Origin, q.Source}, func(s string) bool { return s == "" }), ", by ")))
+	}
 }
 
 // numbersPerLine is how many entries of a list stand on one line.

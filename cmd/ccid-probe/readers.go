@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/advice"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/libusb"
@@ -43,6 +45,7 @@ type candidate struct {
 	backend  usbtransport.Backend
 	device   *host.Device
 	function host.Function
+	quirks   *quirks.Table
 }
 
 func (c candidate) info() usbtransport.DeviceInfo { return c.function.Device }
@@ -50,7 +53,8 @@ func (c candidate) info() usbtransport.DeviceInfo { return c.function.Device }
 // name is the reader's name as far as it can be known without opening the reader.
 func (c candidate) name() string {
 	d := c.info()
-	return host.Name{Friendly: host.FriendlyName(d), Serial: d.SerialNumber, Number: c.index}.String()
+	friendly := cmp.Or(c.quirks.Lookup(c.function.QuirkDevice()).Name, host.FriendlyName(d))
+	return host.Name{Friendly: friendly, Serial: d.SerialNumber, Number: c.index}.String()
 }
 
 // String identifies the candidate to a user who must choose.
@@ -62,17 +66,22 @@ func (c candidate) String() string {
 type search struct {
 	readers []candidate
 	// devices and err are what the last backend without a reader saw.
-	seen advice.Search
+	seen   advice.Search
+	quirks *quirks.Table
 }
 
 // withReaders looks for readers on the backends that the flags ask for, and gives them to f.
 func (p *program) withReaders(ctx context.Context, f func(search) error) (err error) {
+	table, err := quirks.Load(p.opts.quirksDir)
+	if err != nil {
+		return usage("What can stand in such a file is in docs/quirks.md; --quirks-dir '' leaves all of them out.", "%w", err)
+	}
 	backends, closeAll, err := p.backends(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	var found search
+	found := search{quirks: table}
 	for _, backend := range backends {
 		var devices []usbtransport.DeviceInfo
 		err := p.step(ctx, func(ctx context.Context) (err error) {
@@ -93,7 +102,9 @@ func (s *search) add(backend usbtransport.Backend, devices []usbtransport.Device
 		functions, _ := host.Functions(info)
 		device := host.NewDevice(backend, info)
 		for _, function := range functions {
-			s.readers = append(s.readers, candidate{index: len(s.readers), backend: backend, device: device, function: function})
+			s.readers = append(s.readers, candidate{
+				index: len(s.readers), backend: backend, device: device, function: function, quirks: s.quirks,
+			})
 		}
 	}
 }
@@ -146,7 +157,7 @@ func (p *program) open(ctx context.Context, c candidate) (*host.Reader, error) {
 	var reader *host.Reader
 	err := p.step(ctx, func(ctx context.Context) (err error) {
 		reader, err = c.device.Open(ctx, c.function.Interface.Number, host.Options{
-			Logger: p.log, Number: c.index, Limits: host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout},
+			Logger: p.log, Number: c.index, Quirks: c.quirks, Limits: host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout},
 		})
 		return err
 	})
@@ -157,10 +168,27 @@ func (p *program) open(ctx context.Context, c candidate) (*host.Reader, error) {
 }
 
 func (p *program) adviceOnOpen(c candidate, err error) []string {
+	var refused *host.RefusedError
+	if errors.As(err, &refused) {
+		return overruling(c, refused)
+	}
 	if c.backend.Name() == virtualName {
 		return nil
 	}
 	return p.machine().Open(c.info(), err)
+}
+
+// overruling says how a reader is used whose firmware is refused.
+func overruling(c candidate, e *host.RefusedError) []string {
+	d := c.info()
+	id := fmt.Sprintf("%04X:%04X", d.IDVendor, d.IDProduct)
+	return []string{
+		"New firmware from the vendor is the cure. To use the reader as it is, write a file like " + quirksDir + "/allow.toml:",
+		"  [[quirk]]",
+		fmt.Sprintf("  id = %q", "allow-"+strings.ToLower(strings.ReplaceAll(id, ":", "-"))),
+		fmt.Sprintf("  reader = [%q]", id),
+		fmt.Sprintf("  disable = [%s]", `"`+strings.Join(e.Quirks, `", "`)+`"`),
+	}
 }
 
 // slotFlags choose a reader and a slot of it.

@@ -51,7 +51,12 @@ type options struct {
 	timeout  time.Duration
 	logLevel string
 	verbose  int
+	// quirksDir has the files of quirks beside those that are built in; "" is none.
+	quirksDir string
 }
+
+// quirksDir is where an administrator's quirks are.
+const quirksDir = "/etc/goccid/quirks.d"
 
 // defaultTimeout is long enough for a card that makes a long RSA key, which is the slowest that cards do.
 const defaultTimeout = time.Minute
@@ -105,6 +110,7 @@ Without a command it lists the readers and says what to do next.
 	flags.DurationVar(&p.opts.timeout, "timeout", defaultTimeout, "longest wait for one step: opening a reader, powering a card, one APDU")
 	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
 	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
+	flags.StringVar(&p.opts.quirksDir, "quirks-dir", quirksDir, "read quirks of readers from the *.toml files of this `DIRECTORY`, beside those built in")
 	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand())
 	// -h anywhere shows usage; an unknown flag does not, the message says it all.
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
