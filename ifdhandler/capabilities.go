@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 )
 
 // capability returns the value of one tag.
@@ -11,7 +12,7 @@ type capability func(ctx context.Context, c *channel) ([]byte, error)
 
 // capabilities has what GetCapabilities answers. Numbers are in the machine's byte order, as the API wants them, strings
 // end with a NUL.
-var capabilities = map[Tag]capability{
+var capabilities = join(attributes(), map[Tag]capability{
 	TagATR:                 atr,
 	AttrATRString:          atr,
 	TagSimultaneousAccess:  constant(255),
@@ -36,6 +37,12 @@ var capabilities = map[Tag]capability{
 		info := c.reader.Device().Info()
 		return number(usb<<16 | uint32(info.Bus&0xFF)<<8 | uint32(info.Address&0xFF)), nil
 	},
+})
+
+// join returns a map with the entries of both.
+func join(a, b map[Tag]capability) map[Tag]capability {
+	maps.Copy(a, b)
+	return a
 }
 
 func constant(b byte) capability {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/usbtransport"
 )
 
 // Control runs a control function: PC/SC part 10's features, and the vendor's escape where the policy lets it. It returns
@@ -24,6 +26,8 @@ func (h *Handler) Control(ctx context.Context, lun Lun, code uint32, in []byte) 
 		return out, h.fail(function, lun, err)
 	case ControlGetFeatureRequest, ControlGetFeatureRequestWindows:
 		return h.features(c), nil
+	case ControlUSBPath:
+		return usbPath(c.reader.Function()), nil
 	case controlFeature + uint32(FeatureGetTLVProperties):
 		return properties(c), nil
 	case controlFeature + uint32(FeatureIFDPINProperties):
@@ -35,10 +39,28 @@ func (h *Handler) Control(ctx context.Context, lun Lun, code uint32, in []byte) 
 }
 
 func (h *Handler) escape(ctx context.Context, c *channel, in []byte) ([]byte, error) {
-	if allow := h.options.Policy.Escape; allow == nil || !allow(c.reader, in) {
+	allow := h.options.Policy.Escape
+	if !c.reader.Quirks().Escape.Allows(in) && (allow == nil || !allow(c.reader, in)) {
 		return nil, &Error{Code: ErrorNotSupported, Err: errors.New("escape commands are not allowed for this reader")}
 	}
 	return c.slot.Escape(ctx, in)
+}
+
+// usbPath returns where the reader is plugged in, as the kernel of Linux names the interface below /sys/bus/usb/devices:
+// "1-2.3:1.0", port path, configuration and interface, with a NUL.
+func usbPath(f host.Function) []byte {
+	return text(fmt.Sprintf("%s:%d.%d", f.Device.PortPath, configurationValue(f.Device.Descriptors), f.Interface.Number))
+}
+
+// configurationValue returns bConfigurationValue of the first configuration descriptor (USB 2.0 table 9-10), 1 without
+// one.
+func configurationValue(descriptors []byte) uint8 {
+	for b := descriptors; len(b) >= 2 && int(b[0]) >= 2 && int(b[0]) <= len(b); b = b[b[0]:] {
+		if b[1] == usbtransport.DescriptorConfiguration && b[0] >= 9 {
+			return b[5]
+		}
+	}
+	return 1
 }
 
 // features answers GET_FEATURE_REQUEST: for each feature its tag, 4, and its control code, most significant byte first
@@ -53,7 +75,7 @@ func (h *Handler) features(c *channel) []byte {
 		add(FeatureIFDPINProperties, controlFeature+uint32(FeatureIFDPINProperties))
 	}
 	add(FeatureGetTLVProperties, controlFeature+uint32(FeatureGetTLVProperties))
-	if h.options.Policy.Escape != nil {
+	if h.options.Policy.Escape != nil || c.reader.Quirks().Escape.Always {
 		add(FeatureCCIDEscCommand, ControlEscape)
 	}
 	return out

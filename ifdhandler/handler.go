@@ -29,7 +29,7 @@ func (l Lun) String() string { return fmt.Sprintf("%08X", uint32(l)) }
 // Policy decides what applications may do with a reader.
 type Policy struct {
 	// Escape tells whether an application may send this vendor command to the reader; nil is never. Escape commands
-	// can do anything to a reader, such as change its firmware.
+	// can do anything to a reader, such as change its firmware. Those that the reader's quirks allow are not asked for.
 	Escape func(reader *host.Reader, command []byte) bool
 }
 
@@ -37,7 +37,7 @@ type Policy struct {
 type Options struct {
 	// Backend is where CreateChannelByName and CreateChannel look for readers; without it there is only Attach.
 	Backend usbtransport.Backend
-	// Reader has the options of the readers that are opened; Number is taken from the Lun.
+	// Reader has the options of the readers that are opened, their quirks among them; Number is taken from the Lun.
 	Reader host.Options
 	// Policy bounds what applications may do.
 	Policy Policy

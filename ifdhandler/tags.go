@@ -12,14 +12,37 @@ const (
 	TagSimultaneousAccess Tag = 0x0FAF // TAG_IFD_SIMULTANEOUS_ACCESS
 	TagDeviceRemoved      Tag = 0x0FB4 // TAG_IFD_DEVICE_REMOVED
 
-	AttrVendorName         Tag = 0x00010100 // SCARD_ATTR_VENDOR_NAME
-	AttrVendorIFDVersion   Tag = 0x00010102 // SCARD_ATTR_VENDOR_IFD_VERSION
-	AttrVendorIFDSerialNo  Tag = 0x00010103 // SCARD_ATTR_VENDOR_IFD_SERIAL_NO
-	AttrChannelID          Tag = 0x00020110 // SCARD_ATTR_CHANNEL_ID
-	AttrMaxInput           Tag = 0x0007A007 // SCARD_ATTR_MAXINPUT
-	AttrICCPresence        Tag = 0x00090300 // SCARD_ATTR_ICC_PRESENCE
-	AttrICCInterfaceStatus Tag = 0x00090301 // SCARD_ATTR_ICC_INTERFACE_STATUS
-	AttrATRString          Tag = 0x00090303 // SCARD_ATTR_ATR_STRING
+	AttrVendorName        Tag = 0x00010100 // SCARD_ATTR_VENDOR_NAME
+	AttrVendorIFDType     Tag = 0x00010101 // SCARD_ATTR_VENDOR_IFD_TYPE
+	AttrVendorIFDVersion  Tag = 0x00010102 // SCARD_ATTR_VENDOR_IFD_VERSION
+	AttrVendorIFDSerialNo Tag = 0x00010103 // SCARD_ATTR_VENDOR_IFD_SERIAL_NO
+	AttrChannelID         Tag = 0x00020110 // SCARD_ATTR_CHANNEL_ID
+	AttrMaxInput          Tag = 0x0007A007 // SCARD_ATTR_MAXINPUT
+
+	// What the reader can do (PC/SC part 3).
+	AttrAsyncProtocolTypes Tag = 0x00030120 // SCARD_ATTR_ASYNC_PROTOCOL_TYPES
+	AttrDefaultClk         Tag = 0x00030121 // SCARD_ATTR_DEFAULT_CLK, kHz
+	AttrMaxClk             Tag = 0x00030122 // SCARD_ATTR_MAX_CLK, kHz
+	AttrDefaultDataRate    Tag = 0x00030123 // SCARD_ATTR_DEFAULT_DATA_RATE, bit/s
+	AttrMaxDataRate        Tag = 0x00030124 // SCARD_ATTR_MAX_DATA_RATE, bit/s
+	AttrMaxIFSD            Tag = 0x00030125 // SCARD_ATTR_MAX_IFSD, bytes
+	AttrSyncProtocolTypes  Tag = 0x00030126 // SCARD_ATTR_SYNC_PROTOCOL_TYPES
+
+	// What is in use with the card; without a protocol that was set their values are empty.
+	AttrCurrentProtocolType Tag = 0x00080201 // SCARD_ATTR_CURRENT_PROTOCOL_TYPE
+	AttrCurrentClk          Tag = 0x00080202 // SCARD_ATTR_CURRENT_CLK, kHz
+	AttrCurrentF            Tag = 0x00080203 // SCARD_ATTR_CURRENT_F
+	AttrCurrentD            Tag = 0x00080204 // SCARD_ATTR_CURRENT_D
+	AttrCurrentN            Tag = 0x00080205 // SCARD_ATTR_CURRENT_N
+	AttrCurrentW            Tag = 0x00080206 // SCARD_ATTR_CURRENT_W: the integer WI, T=0 only
+	AttrCurrentIFSC         Tag = 0x00080207 // SCARD_ATTR_CURRENT_IFSC, bytes, T=1 only
+	AttrCurrentIFSD         Tag = 0x00080208 // SCARD_ATTR_CURRENT_IFSD, bytes, T=1 only
+	AttrCurrentBWT          Tag = 0x00080209 // SCARD_ATTR_CURRENT_BWT: the integer BWI, T=1 only
+	AttrCurrentCWT          Tag = 0x0008020A // SCARD_ATTR_CURRENT_CWT: the integer CWI, T=1 only
+	AttrCurrentEBCEncoding  Tag = 0x0008020B // SCARD_ATTR_CURRENT_EBC_ENCODING: 0 LRC, 1 CRC, T=1 only
+	AttrICCPresence         Tag = 0x00090300 // SCARD_ATTR_ICC_PRESENCE
+	AttrICCInterfaceStatus  Tag = 0x00090301 // SCARD_ATTR_ICC_INTERFACE_STATUS
+	AttrATRString           Tag = 0x00090303 // SCARD_ATTR_ATR_STRING
 )
 
 // Action is what PowerICC does.
@@ -66,6 +89,9 @@ const (
 	ControlGetFeatureRequest uint32 = 0x42000D48
 	// ControlGetFeatureRequestWindows is the same as programs made for Windows send it.
 	ControlGetFeatureRequestWindows uint32 = 0x00313520
+
+	// ControlUSBPath is SCARD_CTL_CODE(3601) of the reference driver: where the reader is plugged in.
+	ControlUSBPath uint32 = 0x42000E11
 
 	// controlFeature plus a Feature is the code that a feature is called by.
 	controlFeature uint32 = 0x42330000
