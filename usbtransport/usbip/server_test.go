@@ -758,8 +758,12 @@ func TestSpeedFollowsFromPacketSizes(t *testing.T) {
 		size int
 		want uint32
 	}{
-		{usbtransport.TransferBulk, 8, speedFull}, {usbtransport.TransferBulk, 64, speedFull}, {usbtransport.TransferInterrupt, 64, speedFull},
-		{usbtransport.TransferBulk, 512, speedHigh}, {usbtransport.TransferInterrupt, 1024, speedHigh}, {usbtransport.TransferBulk, 1024, speedSuper},
+		{usbtransport.TransferBulk, 8, speedFull},
+		{usbtransport.TransferBulk, 64, speedFull},
+		{usbtransport.TransferInterrupt, 64, speedFull},
+		{usbtransport.TransferBulk, 512, speedHigh},
+		{usbtransport.TransferInterrupt, 1024, speedHigh},
+		{usbtransport.TransferBulk, 1024, speedSuper},
 	} {
 		assert.Equal(t, c.want, speedOf(usbtransport.EndpointDescriptor{Type: c.kind, MaxPacketSize: c.size}), c)
 	}

@@ -229,9 +229,15 @@ func TestStatusesAreNamedAndMapped(t *testing.T) {
 		err  error
 		want status
 	}{
-		{nil, statusSuccess}, {usbtransport.ErrRemoved, statusGone}, {usbtransport.ErrStalled, statusStalled},
-		{usbtransport.ErrNotSupported, statusStalled}, {usbtransport.ErrOverflow, statusOverflow}, {usbtransport.ErrCancelled, statusTakenBack},
-		{usbtransport.ErrTimedOut, statusTakenBack}, {usbtransport.ErrClosed, statusShutdown}, {usbtransport.ErrInvalid, statusInvalid},
+		{nil, statusSuccess},
+		{usbtransport.ErrRemoved, statusGone},
+		{usbtransport.ErrStalled, statusStalled},
+		{usbtransport.ErrNotSupported, statusStalled},
+		{usbtransport.ErrOverflow, statusOverflow},
+		{usbtransport.ErrCancelled, statusTakenBack},
+		{usbtransport.ErrTimedOut, statusTakenBack},
+		{usbtransport.ErrClosed, statusShutdown},
+		{usbtransport.ErrInvalid, statusInvalid},
 		{usbtransport.ErrIO, statusProtocol},
 	} {
 		got := statusOf(c.err)
