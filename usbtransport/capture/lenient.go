@@ -27,7 +27,7 @@ import (
 //   - Notifications come when no power-on, XfrBlock or Secure is left before them.
 //
 // Answers are paired with commands by bSeq, so a recording in which the host lost step with the reader is played as the
-// reader meant it. PINs that are hidden in the recording are hidden in what the host sends before it is compared.
+// reader meant it. Transfers that failed are passed over, and the device is never removed. PINs that are hidden in the recording are hidden in what the host sends before it is compared.
 type Lenient struct{}
 
 func (Lenient) script(r recording) script {

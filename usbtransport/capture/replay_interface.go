@@ -283,7 +283,10 @@ func (i *replayInterface) BulkOut(ctx context.Context, endpoint uint8, data []by
 			return 0, nil
 		}
 		list, err := i.function.script.out(endpoint, data)
-		return len(data), c.settle(list, err)
+		if err = c.settle(list, err); err != nil {
+			return 0, err
+		}
+		return len(data), nil
 	})
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,6 +139,9 @@ func replaySelf(t *testing.T, replay *capture.Replay, f host.Function, transfers
 // TestLenientReplayKeepsTheRulesOfBackends runs the suite on the reader in a trace, as far as it can be shown there.
 func TestLenientReplayKeepsTheRulesOfBackends(t *testing.T) {
 	transporttest.Run(t, func(t testing.TB) transporttest.Fixture {
+		if strings.Contains(t.Name(), "exact_multiple") {
+			t.Skip("not shown here: the trace has no answer to the block that this case sends")
+		}
 		replay, err := capture.NewReplay(readTrace(t, filepath.Join(traces, "qemu-ccid-libccid.pcapng")), capture.Lenient{}, capture.AtOnce)
 		require.NoError(t, err)
 		return transporttest.Fixture{Backend: replay, Match: func(d usbtransport.DeviceInfo) bool { return d.IDVendor == 0x08E6 }}
@@ -208,6 +213,32 @@ func TestDivergenceSaysWhereAndWhat(t *testing.T) {
 			require.ErrorAs(t, err, &unused)
 			require.Equal(t, 31, unused.Packets[0])
 		})
+	}
+}
+
+// TestDivergencesHideSecrets: neither the host's PIN nor the recorded one is in the error.
+func TestDivergencesHideSecrets(t *testing.T) {
+	for name, mode := range map[string]capture.Mode{"strict": capture.Strict{}, "lenient": capture.Lenient{}} {
+		for level, want := range map[ccid.ExchangeLevel]string{ccid.LevelCharacter: "abData[0]", ccid.LevelTPDU: "abData[5]"} {
+			t.Run(name+" "+level.String(), func(t *testing.T) {
+				session := [][]byte{append([]byte{0x00, 0x20, 0x00, 0x01, 0x08}, pin...)}
+				recording, _ := record(t, level, 0, session, capture.Options{IncludeSecrets: true})
+				replay, err := capture.NewReplay(read(t, recording), mode, capture.AtOnce)
+				require.NoError(t, err)
+				reader, err := host.OpenFirst(t.Context(), replay, host.Options{})
+				require.NoError(t, err)
+				defer func() { require.NoError(t, reader.Close()) }()
+				_, err = reader.Slot(0).Connect(t.Context())
+				require.NoError(t, err)
+				_, err = reader.Slot(0).Transmit(t.Context(), []byte("\x00\x20\x00\x01\x0865657878"))
+				var d *capture.Divergence
+				require.ErrorAs(t, err, &d)
+				require.Equal(t, want, d.Field)
+				require.Contains(t, d.Error(), "2A 2A 2A")
+				require.NotContains(t, d.Error(), fmt.Sprintf("% X", pin[:2]))
+				require.NotContains(t, d.Error(), "36 35")
+			})
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 type Strict struct{}
 
 func (Strict) script(r recording) script {
-	s := &strictScript{hide: newRedactor(), redacted: r.redacted}
+	s := &strictScript{hide: newRedactor(), hideRecorded: newRedactor(), redacted: r.redacted}
 	for _, m := range timeline(r.transfers) {
 		if m.transfer.Type == usbtransport.TransferBulk && !m.transfer.In() && len(m.transfer.Data) == 0 {
 			continue // the empty packet after a transfer of whole packets: host controllers differ in who sends it
@@ -69,9 +69,10 @@ func timeline(transfers []Transfer) []moment {
 // strictScript plays moments one after the other.
 type strictScript struct {
 	moments  []moment
-	hide     *redactor
 	redacted bool
 	diverged *Divergence
+	// hide and hideRecorded hide PINs in what the host sends and in what was recorded: neither is to stand in an error.
+	hide, hideRecorded *redactor
 }
 
 func (s *strictScript) begin() []delivery { return s.deliver(time.Time{}) }
@@ -84,6 +85,7 @@ func (s *strictScript) deliver(since time.Time) []delivery {
 		s.moments = s.moments[1:]
 		list = append(list, deliveryOf(m, since))
 		s.hide.learn(m.transfer.Data)
+		s.hideRecorded.learn(m.transfer.Data)
 	}
 	return list
 }
@@ -115,12 +117,12 @@ func (s *strictScript) out(endpoint uint8, data []byte) ([]delivery, error) {
 				Host: fmt.Sprintf("to 0x%02X", endpoint), Recording: fmt.Sprintf("to 0x%02X", t.Endpoint),
 			}
 		}
-		compared := data
+		compared, recorded := data, s.hideRecorded.hide(t.Data)
 		if s.redacted {
 			compared = shown
 		}
 		if offset := difference(compared, t.Data, nil); offset >= 0 && !(t.Missing > 0 && bytes.HasPrefix(compared, t.Data)) {
-			return diverge(t.Packet(), shown, newRedactor().hide(t.Data), offset)
+			return diverge(t.Packet(), shown, recorded, offset)
 		}
 		return nil
 	}, excerpt(shown, 0))
@@ -134,7 +136,7 @@ func (s *strictScript) control(setup usbtransport.Setup, data []byte) (int, []de
 	in := setup.RequestType&0x80 != 0
 	m, err := s.turn(func(t *Transfer) *Divergence {
 		if t.Type != usbtransport.TransferControl {
-			return &Divergence{Packet: t.Packet(), Field: "transfer type", Host: requestName(setup), Recording: excerpt(newRedactor().hide(t.Data), 0)}
+			return &Divergence{Packet: t.Packet(), Field: "transfer type", Host: requestName(setup), Recording: excerpt(s.hideRecorded.hide(t.Data), 0)}
 		}
 		if field := setupDifference(setup, t.Setup); field != "" {
 			return &Divergence{Packet: t.Packet(), Field: field, Host: requestName(setup), Recording: requestName(t.Setup)}

@@ -2,7 +2,11 @@ package capture_test
 
 import (
 	"bytes"
+	"flag"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +18,8 @@ import (
 )
 
 const traces = "../../testdata/traces"
+
+var update = flag.Bool("update", false, "record the traces of virtual readers again")
 
 // session is what a recorded host said to the card in slot 0 between two resets, and what came back. It is read from the
 // file by a few lines of its own, so that it can judge the replay.
@@ -132,4 +138,25 @@ func transmitAsRecorded(t testing.TB, slot *host.Slot, command, recorded []byte)
 		require.NoError(t, err)
 	}
 	return answer
+}
+
+// TestTracesOfVirtualReaders plays the recordings of virtual readers of each kind against the driver of today, which has to
+// get what it gets from the readers themselves. With -update they are recorded first.
+func TestTracesOfVirtualReaders(t *testing.T) {
+	forEachReader(t, func(t *testing.T, level ccid.ExchangeLevel, protocol uint8) {
+		kind, _, _ := strings.Cut(strings.ToLower(level.String()), " ")
+		name := filepath.Join(traces, fmt.Sprintf("virtual-%s-t%d.pcapng", kind, protocol))
+		if *update {
+			recording, _ := record(t, level, protocol, commands(), capture.Options{})
+			require.NoError(t, os.WriteFile(name, recording, 0o644))
+		}
+		bus, _ := plug(t, level, protocol)
+		want := play(t, bus, commands(), nil)
+		c := readTrace(t, name)
+		require.True(t, c.Redacted)
+		replay, err := capture.NewReplay(c, capture.Lenient{}, capture.AtOnce)
+		require.NoError(t, err)
+		require.Equal(t, want, play(t, replay, commands(), nil))
+		require.NoError(t, replay.Close())
+	})
 }
