@@ -23,8 +23,8 @@ type Divergence struct {
 	Host, Recording string
 }
 
-// Error returns "replay: the host does not do what was recorded: packet 82: abData[3]: host sent PC_to_RDR_XfrBlock … 05, recording
-// has PC_to_RDR_XfrBlock … 04".
+// Error returns "replay: the host does not do what was recorded: packet 82: abData[3]: host sent PC_to_RDR_XfrBlock …
+// 05 (14 bytes), recording has PC_to_RDR_XfrBlock … 04 (14 bytes)".
 func (d *Divergence) Error() string {
 	if d.Packet == 0 {
 		return fmt.Sprintf("%v: host sent %s, nothing like it is left in the recording", ErrDivergence, d.Host)

@@ -15,8 +15,8 @@ import (
 //
 //   - bSeq is the host's own; answers get it. Transfers may be cut in other ways, and timing is free.
 //   - PC_to_RDR_IccPowerOn, XfrBlock and Secure follow the recording: each is answered by the next recorded answer to
-//     the same command (bPowerSelect and bBWI may differ), those between are passed over. Where none follows, one that was passed
-//     over is taken; a power-on without any left repeats the last.
+//     the same command (bPowerSelect and bBWI may differ), and those between are passed over. Where none follows, one
+//     that was passed over is taken; a power-on without any left repeats the last.
 //   - At TPDU and character level a command with data may have its Le or not: T=0 can't transmit it (ISO/IEC 7816-3:2006
 //     §12.2.4), so some drivers cut it off, others leave that to the reader. Where the recorded host got data with such
 //     an Le, a host that sends none gets 61xx, and the data with GET RESPONSE.

@@ -87,7 +87,8 @@ func Read(r io.Reader) (*Capture, error) {
 		case failure.err != nil:
 			return nil, failure.err
 		case limited.N == 0 || c.Packets == maxPackets:
-			return nil, &PacketError{Packet: c.Packets + 1, Kind: ErrTooLarge, Cause: fmt.Errorf("at most %d bytes and %d packets are taken", MaxFile, maxPackets)}
+			cause := fmt.Errorf("at most %d bytes and %d packets are taken", MaxFile, maxPackets)
+			return nil, &PacketError{Packet: c.Packets + 1, Kind: ErrTooLarge, Cause: cause}
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			c.Truncated = !errors.Is(err, io.EOF)
 			c.Transfers = a.transfers

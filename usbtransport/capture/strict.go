@@ -136,7 +136,8 @@ func (s *strictScript) control(setup usbtransport.Setup, data []byte) (int, []de
 	in := setup.RequestType&0x80 != 0
 	m, err := s.turn(func(t *Transfer) *Divergence {
 		if t.Type != usbtransport.TransferControl {
-			return &Divergence{Packet: t.Packet(), Field: "transfer type", Host: requestName(setup), Recording: excerpt(s.hideRecorded.hide(t.Data), 0)}
+			recorded := excerpt(s.hideRecorded.hide(t.Data), 0)
+			return &Divergence{Packet: t.Packet(), Field: "transfer type", Host: requestName(setup), Recording: recorded}
 		}
 		if field := setupDifference(setup, t.Setup); field != "" {
 			return &Divergence{Packet: t.Packet(), Field: field, Host: requestName(setup), Recording: requestName(t.Setup)}
