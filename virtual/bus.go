@@ -158,17 +158,31 @@ func (b *Bus) Transfers() int {
 	return b.count
 }
 
-// judge counts a transfer and asks for its fault.
-func (b *Bus) judge(t Transfer) Fault {
+// judge counts a transfer and asks for its fault. A transfer to a device that is not there any more never begins.
+func (b *Bus) judge(p *plug, t Transfer) (fault Fault, begun bool) {
 	b.mu.Lock()
+	if !b.holds(p) {
+		b.mu.Unlock()
+		return Fault{}, false
+	}
 	f := b.fault
 	t.Index = b.count
 	b.count++
 	b.mu.Unlock()
 	if f == nil {
-		return Fault{}
+		return Fault{}, true
 	}
-	return f(t)
+	return f(t), true
+}
+
+// holds reports whether a plug-in is still in. It wants mu held.
+func (b *Bus) holds(p *plug) bool {
+	for _, q := range b.plugs {
+		if p == q {
+			return true
+		}
+	}
+	return false
 }
 
 // Devices implements usbtransport.Backend.

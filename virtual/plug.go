@@ -253,12 +253,6 @@ func (t *transfer) endpoint(kind TransferKind) (*endpoint, error) {
 
 // begin gives a transfer its number and makes those faults that come before it.
 func (t *transfer) begin(kind TransferKind, setup usbtransport.Setup, data []byte) error {
-	t.plug.mu.Lock()
-	gone := t.plug.gone
-	t.plug.mu.Unlock()
-	if gone {
-		return t.fail(usbtransport.ErrRemoved, nil)
-	}
 	if kind := ended(t.ctx); kind != nil {
 		return t.fail(kind, nil)
 	}
@@ -266,7 +260,11 @@ func (t *transfer) begin(kind TransferKind, setup usbtransport.Setup, data []byt
 	if kind == ControlTransfer {
 		endpoint = 0
 	}
-	t.fault = t.plug.bus.judge(Transfer{Device: t.plug.describe(), Kind: kind, Endpoint: endpoint, Setup: setup, Data: slices.Clone(data)})
+	var begun bool
+	t.fault, begun = t.plug.bus.judge(t.plug, Transfer{Device: t.plug.describe(), Kind: kind, Endpoint: endpoint, Setup: setup, Data: slices.Clone(data)})
+	if !begun {
+		return t.fail(usbtransport.ErrRemoved, nil)
+	}
 	switch t.fault.Kind {
 	case RemoveBefore:
 		t.plug.bus.unplug(t.plug)
@@ -430,10 +428,12 @@ func (t *transfer) deliver(e *endpoint, buf []byte) (n int, ok bool) {
 		fault := t.fault
 		switch fault.Kind {
 		case Drop:
+			d.data() // lost on its way: for the device it was sent
 			e.queue = e.queue[1:]
 			t.fault = Fault{}
 			return 0, false
 		case Hold:
+			d.data() // the device has sent it
 			e.held, e.queue = d, e.queue[1:]
 			t.fault = Fault{}
 			return 0, false

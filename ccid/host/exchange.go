@@ -284,13 +284,15 @@ func (r *Reader) acquire(ctx context.Context, lock chan struct{}) error {
 
 // gone returns why the reader can't be used any more, nil while it can.
 func (r *Reader) gone() error {
+	// A removal ends life too, after it has been noted: looked at in the other order, one that comes between the two
+	// looks would pass for a closing.
 	switch {
+	case r.life.Err() == nil:
+		return nil
 	case r.device.Removed():
 		return r.device.errRemoved("reader")
-	case r.life.Err() != nil:
-		return &usbtransport.Error{Op: "reader", Device: r.device.info.PortPath, Kind: usbtransport.ErrClosed}
 	}
-	return nil
+	return &usbtransport.Error{Op: "reader", Device: r.device.info.PortPath, Kind: usbtransport.ErrClosed}
 }
 
 // ended returns the error for a context that has ended while nothing was under way.

@@ -46,9 +46,10 @@ type Reader struct {
 	announced *ccid.ClassDescriptor
 	quirks    quirks.Settings
 
-	name Name
-	log  logrus.FieldLogger
-	usb  usbtransport.Interface
+	name   Name
+	log    logrus.FieldLogger
+	naming sync.Mutex // guards log until the reader is open
+	usb    usbtransport.Interface
 
 	gate       gate
 	deadlines  deadlines
@@ -138,6 +139,7 @@ func (d *Device) open(ctx context.Context, number uint8, o Options) (*Reader, er
 	}
 	if err != nil {
 		r.end()
+		d.detach(r)
 		return nil, errors.Join(err, usb.Close())
 	}
 	r.watch()
@@ -189,6 +191,8 @@ func baseName(d usbtransport.DeviceInfo, o Options, friendly string) Name {
 }
 
 func (r *Reader) setLog(log logrus.FieldLogger) {
+	r.naming.Lock()
+	defer r.naming.Unlock()
 	r.log = log.WithFields(logrus.Fields{"reader": r.name.String(), "port": r.device.info.PortPath})
 }
 
@@ -326,7 +330,9 @@ func maxMessage(announced uint32) int {
 
 // removed is called once, when the device is removed.
 func (r *Reader) removed() {
+	r.naming.Lock()
 	log := r.log
+	r.naming.Unlock()
 	for _, s := range r.slots {
 		if op := s.underWay(); op != "" {
 			log = log.WithField(fmt.Sprintf("slot%d", s.index), op)
@@ -391,9 +397,10 @@ func (r *Reader) Done() <-chan struct{} { return r.life.Done() }
 func (r *Reader) Close() error {
 	r.closeOnce.Do(func() {
 		r.end()
-		r.device.detach(r)
 		r.powerDown()
 		r.background.Wait()
+		// Only now: a removal in the middle of all this is to be told as any other.
+		r.device.detach(r)
 		r.closeErr = r.usb.Close()
 		if errors.Is(r.closeErr, usbtransport.ErrRemoved) {
 			r.closeErr = nil
