@@ -18,7 +18,7 @@ const (
 	// when a call waits; if they don't make it, the case shows less, and does not fail.
 	settle = 20 * time.Millisecond
 	// promptly is how long a call may take that has nothing to wait for.
-	promptly = time.Second
+	promptly = 3 * time.Second
 )
 
 // env is one case at work.
