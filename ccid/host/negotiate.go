@@ -122,7 +122,8 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 	}
 	var reasons []error
 	var silent *NoAnswerError
-	for _, try := range s.setups(t) {
+	var failed []setup
+	for _, try := range s.withoutFailed(t, s.setups(t)) {
 		if silent != nil && try.pps != nil {
 			// A reader that said nothing to one PPS would make us wait for each other one.
 			continue
@@ -138,6 +139,7 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		s.used = true
 		err := s.establish(ctx, t, mapping, try)
 		if err == nil {
+			s.learn(t, failed)
 			s.parameters.Refused = errors.Join(s.parameters.Refused, notSet(try, reasons))
 			s.reader.log.Debugf("slot %d: parameters %+v", s.index, s.parameters)
 			return nil
@@ -149,6 +151,10 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		}
 		s.reader.log.Debugf("slot %d: T=%d with Fi/Di %02X: %v", s.index, t, try.fd, err)
 		reasons = append(reasons, fmt.Errorf("Fi/Di %02X: %w", try.fd, err))
+		failed = append(failed, try)
+	}
+	if s.atr != nil {
+		s.reader.options.Speeds.forget(s.speedKeyOf(t))
 	}
 	return fmt.Errorf("%w: %w", ErrParameters, errors.Join(reasons...))
 }
@@ -248,6 +254,14 @@ func (s *Slot) establish(ctx context.Context, t uint8, mapping Mapping, try setu
 			return err
 		}
 		p.Refused = refused
+	}
+	if s.reader.function.Class.DwFeatures&ccid.FeatureAutoParameters != 0 {
+		if fd, ok := s.readParameters(ctx, t); ok {
+			p.FD = fd
+		}
+		if !s.State().Powered {
+			return ErrNotPowered
+		}
 	}
 	s.parameters = p
 	if t == 1 {

@@ -26,6 +26,9 @@ type Options struct {
 	// Quirks has what readers need beside what their descriptors say; nil is nothing. What it says of a reader goes
 	// before the other options.
 	Quirks *quirks.Table
+	// Speeds remembers which Fi/Di failed, for as long as the caller keeps it, for all readers that are opened with it.
+	// nil is a memory of the reader's own.
+	Speeds *SpeedMemory
 	// FriendlyName stands at the beginning of the reader's name in place of FriendlyName's result.
 	FriendlyName string
 	// NoInterfaceName and NoSerial leave these parts out of the reader's name, as pcscd's -I and -S do.
@@ -152,6 +155,9 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 	announced, needs := f.Class, o.Quirks.Lookup(f.QuirkDevice())
 	corrected := needs.Correct(*announced)
 	f.Class = &corrected
+	if o.Speeds == nil {
+		o.Speeds = &SpeedMemory{}
+	}
 	r := &Reader{
 		device: d, function: f, options: o, announced: announced, quirks: needs, usb: usb, gate: gate{usb: usb, device: d},
 		deadlines: newDeadlines(o.Limits, f.Class, needs.Timing), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),

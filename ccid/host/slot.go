@@ -54,6 +54,7 @@ type session struct {
 	protocol    quirks.Protocol // what reader and card need
 	parameters  Parameters
 	transmitter transmitter // nil before SetProtocol
+	proven      bool        // an exchange has succeeded since SetProtocol
 }
 
 // CardState is what is known of a slot's card.
@@ -162,6 +163,7 @@ func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 		}
 		s.used = true
 		response, err = s.transmitter.transmit(ctx, command)
+		s.judgeSpeed(ctx, err)
 		return err
 	})
 	if err != nil {

@@ -1,0 +1,144 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/goccid/goccid/atr"
+	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/t1"
+	"github.com/goccid/goccid/usbtransport"
+)
+
+// SpeedMemory remembers which Fi/Di do not work with which cards in which readers, so that they are not tried again: by
+// the reader's VID:PID and bcdDevice, and the ATR up to the historical bytes. The zero value is empty and ready for use.
+// All methods may be called from several goroutines at once; a nil *SpeedMemory remembers nothing.
+type SpeedMemory struct {
+	mu     sync.Mutex
+	failed map[speedKey][]byte
+}
+
+// maxRemembered bounds the pairs of reader and card that a SpeedMemory holds; to have room for a new one, any other is
+// forgotten.
+const maxRemembered = 1024
+
+// speedKey says which reader and which card.
+type speedKey struct {
+	idVendor, idProduct, bcdDevice uint16
+	t                              uint8
+	atr                            string
+}
+
+// speedKeyOf returns the key for the card in the slot. The historical bytes are left out: they may differ between cards
+// of one kind, and say nothing of the transmission.
+func (s *Slot) speedKeyOf(t uint8) speedKey {
+	d := s.reader.device.info
+	prefix := s.atr.Raw
+	if i := len(prefix) - len(s.atr.Historical); i > 0 {
+		if s.atr.TCK.Present {
+			i--
+		}
+		prefix = prefix[:max(i, 0)]
+	}
+	return speedKey{d.IDVendor, d.IDProduct, d.BCDDevice, t, string(prefix)}
+}
+
+func (m *SpeedMemory) remember(k speedKey, fd byte) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failed == nil {
+		m.failed = map[speedKey][]byte{}
+	}
+	if _, known := m.failed[k]; !known && len(m.failed) >= maxRemembered {
+		for other := range m.failed {
+			delete(m.failed, other)
+			break
+		}
+	}
+	if !slices.Contains(m.failed[k], fd) {
+		m.failed[k] = append(m.failed[k], fd)
+	}
+}
+
+func (m *SpeedMemory) forget(k speedKey) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.failed, k)
+}
+
+func (m *SpeedMemory) knowsAgainst(k speedKey, fd byte) bool {
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Contains(m.failed[k], fd)
+}
+
+// withoutFailed leaves out the setups whose speed has failed before. What needs no PPS stays: it is the card's own speed.
+func (s *Slot) withoutFailed(t uint8, setups []setup) []setup {
+	k := s.speedKeyOf(t)
+	return slices.DeleteFunc(setups, func(try setup) bool {
+		return try.pps != nil && s.reader.options.Speeds.knowsAgainst(k, try.fd)
+	})
+}
+
+// learn notes the speeds that failed before one worked.
+func (s *Slot) learn(t uint8, failed []setup) {
+	for _, try := range failed {
+		if try.pps != nil {
+			s.reader.options.Speeds.remember(s.speedKeyOf(t), try.fd)
+		}
+	}
+}
+
+// judgeSpeed takes the result of the first exchange after SetProtocol: card and reader may have agreed on a speed at
+// which they do not understand each other. The next SetProtocol then takes another.
+func (s *Slot) judgeSpeed(ctx context.Context, err error) {
+	if s.proven || err == nil {
+		s.proven = true
+		return
+	}
+	if s.parameters.PPS && !isFinal(ctx, s.reader, err) && isLineFault(err) {
+		s.reader.options.Speeds.remember(s.speedKeyOf(s.parameters.T), s.parameters.FD)
+	}
+}
+
+// isLineFault reports whether an error looks as if reader and card did not understand each other.
+func isLineFault(err error) bool {
+	for _, kind := range []error{ccid.ErrorICCMute, ccid.ErrorXfrParity, ccid.ErrorXfrOverrun, t1.ErrNeedReset, usbtransport.ErrTimedOut} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// readParameters asks a reader that sets its parameters by itself what they are (CCID 1.1 §6.1.5), and returns FI/DI; false
+// where it does not say, or nothing that can be.
+func (s *Slot) readParameters(ctx context.Context, t uint8) (fd byte, ok bool) {
+	resp, err := s.reader.command(ctx, request{command: ccid.GetParameters(uint8(s.index)), wait: s.reader.deadlines.status()})
+	if err != nil || resp.Specific != t {
+		return 0, false
+	}
+	if t == 1 {
+		var p ccid.ParametersT1
+		p, err = ccid.ParseParametersT1(resp.Data)
+		fd = p.BmFindexDindex
+	} else {
+		var p ccid.ParametersT0
+		p, err = ccid.ParseParametersT0(resp.Data)
+		fd = p.BmFindexDindex
+	}
+	_, _, fiOK := atr.FI(fd)
+	_, diOK := atr.DI(fd)
+	return fd, err == nil && fiOK && diOK
+}
