@@ -11,7 +11,7 @@ import (
 // Limits are the bounds on waiting. The zero value of each field means its default.
 type Limits struct {
 	// Silence is the longest wait for an answer, or for a sign of life, to one message: whatever the card's waiting
-	// times and the reader's clock say, no wait is longer. Default 60 s.
+	// times and the reader's clock say, no wait is longer, but that for a PIN to be entered. Default 60 s.
 	Silence time.Duration
 	// Exchange bounds one operation with all of its messages, time extensions and waiting time extensions of T=1: a
 	// reader or a card that asks for more time again and again gets no more than this. Default 5 min.
@@ -189,6 +189,14 @@ func (d deadlines) apdu(t uint8) time.Duration {
 		return d.limits.Silence + d.timing.T1Allowance
 	}
 	return d.limits.Silence
+}
+
+// pin is the wait for PINs to be entered, each within a time-out in seconds, 0 for the reader's own, and for the card's
+// answer. It is for people, so Silence does not bound it.
+func (d deadlines) pin(timeOut uint8, entries int) time.Duration {
+	const usual, card = 80 * time.Second, 10 * time.Second
+	each := max(time.Duration(timeOut)*time.Second, usual)
+	return time.Duration(entries)*each + card + d.limits.Allowance
 }
 
 // extended is the wait after a time extension whose multiplier is bError (CCID 1.1 §6.2.6); 0, which says nothing,

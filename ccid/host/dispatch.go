@@ -25,7 +25,7 @@ const (
 type dispatcher struct {
 	carrier carrier
 	log     func(format string, args ...any)
-	trace   func(ccid.Response)
+	trace   func(resp ccid.Response, secret bool)
 
 	// sending belongs to whoever put a token in, for one message.
 	sending chan struct{}
@@ -42,6 +42,8 @@ type dispatcher struct {
 // call is a command from before it is sent until its answer is there, or nobody waits for that any more.
 type call struct {
 	command ccid.Command
+	// secret keeps the answer's data out of the log.
+	secret bool
 	// answers has each time extension and, at last, the answer or why there is none.
 	answers chan answer
 	// left is closed when nobody takes from answers any more.
@@ -66,16 +68,17 @@ func newDispatcher(c carrier) *dispatcher {
 
 // register gives a command a bSeq that no other command under way has. The caller leaves the call when it is over. There
 // are no more calls than slots, and a slot has one at a time: a number is always free.
-func (d *dispatcher) register(c ccid.Command) *call {
+func (d *dispatcher) register(q request) *call {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.calls[d.seq] != nil {
 		d.seq++
 	}
+	c := q.command
 	c.Seq = d.seq
 	d.seq++
 	// Room for a time extension and an answer that come before the command is known to be sent.
-	registered := &call{command: c, answers: make(chan answer, 4), left: make(chan struct{})}
+	registered := &call{command: c, secret: q.secret, answers: make(chan answer, 4), left: make(chan struct{})}
 	d.calls[c.Seq] = registered
 	return registered
 }
@@ -222,7 +225,7 @@ func (d *dispatcher) deliver(resp ccid.Response, err error) bool {
 	}
 	d.mu.Unlock()
 	if err == nil {
-		d.trace(resp)
+		d.trace(resp, c.secret)
 		resp.Data = slices.Clone(resp.Data)
 	}
 	c.give(answer{resp, err})

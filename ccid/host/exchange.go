@@ -62,7 +62,7 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	defer context.AfterFunc(r.life, cancel)()
 
 	r.settleBefore(q.command.Slot)
-	resp, err := r.attempt(ctx, q, r.dispatcher.register(q.command))
+	resp, err := r.attempt(ctx, q, r.dispatcher.register(q))
 	if err == nil {
 		return resp, nil
 	}
@@ -200,7 +200,7 @@ func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 	case StepAbort:
 		// Both halves have the same number, a new one. Many readers stall the request, and take the message all the
 		// same.
-		c := r.dispatcher.register(ccid.AbortCommand(slot))
+		c := r.dispatcher.register(request{command: ccid.AbortCommand(slot)})
 		requested := r.within(controlWait, func(ctx context.Context) error {
 			// Not while the message could not follow: the slot would refuse everything until it does.
 			return r.dispatcher.exclusively(ctx, func() error { return r.carrier.requestAbort(ctx, slot, c.command.Seq) })
@@ -229,7 +229,9 @@ func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 }
 
 // probe sends a command whose answer shows that the reader is alive.
-func (r *Reader) probe(c ccid.Command) error { return r.probeWith(r.dispatcher.register(c)) }
+func (r *Reader) probe(c ccid.Command) error {
+	return r.probeWith(r.dispatcher.register(request{command: c}))
+}
 
 // probeWith is probe for a command that has its number already. A reader that asks for more time is not yet alive, nor is
 // one whose slot is busy, or still waits for the other half of an abort.

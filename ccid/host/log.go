@@ -59,12 +59,16 @@ func (r *Reader) traceCommand(c ccid.Command, secret bool) {
 	t.Tracef("> %v: % X, %d bytes: %s", c.Type, header, len(c.Data), data)
 }
 
-// traceResponse logs an answer message.
-func (r *Reader) traceResponse(resp ccid.Response) {
+// traceResponse logs an answer message, without its data where they are secret.
+func (r *Reader) traceResponse(resp ccid.Response, secret bool) {
 	t := traceOf(r.log)
 	if t == nil {
 		return
 	}
 	b, _ := resp.AppendBinary(nil)
+	if secret && len(resp.Data) > 0 {
+		t.Tracef("< %v: % X, %d bytes: (hidden)", resp.Type, b[:ccid.HeaderLength], len(resp.Data))
+		return
+	}
 	t.Tracef("< %v: % X", resp.Type, b)
 }

@@ -217,21 +217,26 @@ func (s *Slot) xfr(ctx context.Context, data []byte, bwi uint8, level uint16, se
 
 // do runs one operation on the slot, within Limits.Exchange, and makes its error an *Error.
 func (s *Slot) do(ctx context.Context, op string, f func(context.Context) error) error {
-	err := s.run(ctx, op, f)
+	return s.doWithin(ctx, op, s.reader.deadlines.limits.Exchange, f)
+}
+
+// doWithin is do with a limit of its own.
+func (s *Slot) doWithin(ctx context.Context, op string, limit time.Duration, f func(context.Context) error) error {
+	err := s.run(ctx, op, limit, f)
 	if err == nil {
 		return nil
 	}
 	return &Error{Op: op, Reader: s.Name(), Slot: s.index, Err: err}
 }
 
-func (s *Slot) run(ctx context.Context, op string, f func(context.Context) error) error {
+func (s *Slot) run(ctx context.Context, op string, limit time.Duration, f func(context.Context) error) error {
 	if err := s.reader.acquire(ctx, s.ops); err != nil {
 		return err
 	}
 	defer func() { <-s.ops }()
 	s.begin(op)
 	defer s.finish()
-	return withTimeout(ctx, s.reader.deadlines.limits.Exchange, f)
+	return withTimeout(ctx, limit, f)
 }
 
 func (s *Slot) begin(op string) {

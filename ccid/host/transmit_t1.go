@@ -17,6 +17,7 @@ type transmitterT1 struct {
 	engine *t1.Engine
 	config t1.Config
 	port   portT1
+	open   bool // an exchange was given up in the middle, see close
 }
 
 // portT1 exchanges one T=1 block. wtx multiplies the block waiting time, 1 for as it is.
@@ -64,6 +65,9 @@ func (x *transmitterT1) publish() {
 
 func (x *transmitterT1) transmit(ctx context.Context, command []byte) ([]byte, error) {
 	defer x.publish()
+	if err := x.close(ctx); err != nil {
+		return nil, err
+	}
 	step, err := x.engine.Transmit(command)
 	response, err := x.run(ctx, step, err, apdu.Sensitive(command))
 	if err != nil {
@@ -81,20 +85,26 @@ func (x *transmitterT1) run(ctx context.Context, step t1.Step, err error, secret
 	for err == nil && !step.Done {
 		var block []byte
 		block, err = x.port.exchange(ctx, step.Send, step.WTX, secret)
-		switch {
-		case errors.Is(err, ErrNoCard):
-		case errors.Is(err, ccid.ErrorICCMute):
-			step, err = x.engine.NoAnswer()
-		case errors.Is(err, ccid.ErrorXfrParity), errors.Is(err, ccid.ErrorXfrOverrun):
-			step, err = x.engine.BadParity()
-		case err == nil:
-			step, err = x.engine.Receive(block)
-		}
+		step, err = x.received(block, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return step.Response, nil
+}
+
+// received gives the engine what came: a block, or an error that is the card's.
+func (x *transmitterT1) received(block []byte, err error) (t1.Step, error) {
+	switch {
+	case errors.Is(err, ErrNoCard):
+	case errors.Is(err, ccid.ErrorICCMute):
+		return x.engine.NoAnswer()
+	case errors.Is(err, ccid.ErrorXfrParity), errors.Is(err, ccid.ErrorXfrOverrun):
+		return x.engine.BadParity()
+	case err == nil:
+		return x.engine.Receive(block)
+	}
+	return t1.Step{}, err
 }
 
 // bwi returns bBWI for a wait of wtx block waiting times (CCID 1.1 §6.1.4): 0 where it is not extended.
