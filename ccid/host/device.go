@@ -59,6 +59,19 @@ func (d *Device) Removed() bool { return d.present.Err() != nil }
 // Done is closed when the device is removed.
 func (d *Device) Done() <-chan struct{} { return d.present.Done() }
 
+// PowerLost says that the device's port was reset, or that it went without power and came back as it was, as after a resume:
+// the cards of all readers opened through it need PowerOn again. They count as the same cards, not as taken out and put in.
+// A recovery that resets the port calls it; whoever else learns of such an event may. It returns at once.
+func (d *Device) PowerLost() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for r := range d.onRemoved {
+		for _, s := range r.slots {
+			s.reset()
+		}
+	}
+}
+
 // attach makes f part of the removal, or reports that it is too late. f must not block.
 func (d *Device) attach(r *Reader, f func()) bool {
 	d.mu.Lock()

@@ -218,10 +218,11 @@ func (r *Reader) takeStep(step RecoveryStep, slot uint8) error {
 		r.slots[slot].lose()
 		return r.probe(ccid.IccPowerOff(slot))
 	default:
-		for _, s := range r.slots {
-			s.lose()
-		}
-		if err := withTimeout(context.Background(), resetWait, r.carrier.reset); err != nil {
+		// Before and after: nobody is to use a card that is about to lose its power, nor one that was powered meanwhile.
+		r.device.PowerLost()
+		err := withTimeout(context.Background(), resetWait, r.carrier.reset)
+		r.device.PowerLost()
+		if err != nil {
 			return err
 		}
 		return r.probe(ccid.GetSlotStatus(slot))

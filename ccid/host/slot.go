@@ -29,7 +29,9 @@ type Slot struct {
 	// card is what is known of the card; changed is closed and replaced when it changes.
 	card  CardState
 	known bool // the reader has been asked
-	last  ccid.ICCStatus
+	// afterReset: the reader was reset, and the card not powered since. A reader that comes back reports its cards as new.
+	afterReset bool
+	last       ccid.ICCStatus
 	// mute: power on failed in a reader that reports a card whether there is one or not.
 	mute    bool
 	changed chan struct{}
@@ -260,6 +262,14 @@ func (s *Slot) underWay() string {
 	return s.op
 }
 
+// reset notes that the reader was reset. What it then says of the slot is news to the reader, not to us.
+func (s *Slot) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.card.Powered = false
+	s.afterReset = true
+}
+
 // lose notes that the card has no power any more.
 func (s *Slot) lose() {
 	s.mu.Lock()
@@ -270,7 +280,7 @@ func (s *Slot) lose() {
 func (s *Slot) setPowered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.card.Powered = true
+	s.card.Powered, s.afterReset = true, false
 }
 
 // observe takes the card's state from an answer; every answer has it (CCID 1.1 §6.2.6).
@@ -296,7 +306,7 @@ func (s *Slot) observe(status ccid.Status, to ccid.MessageType) {
 		s.card.Powered = s.card.Powered && present
 		s.announce(1)
 	case to != ccid.TypeGetSlotStatus || !present:
-	case icc == ccid.ICCInactive && s.card.Powered, asked != nil && asked.Changed && !s.card.Powered:
+	case icc == ccid.ICCInactive && s.card.Powered, asked != nil && asked.Changed && !s.card.Powered && !s.afterReset:
 		// The card was taken out and one put in since the last look. A notification alone does not prove that for
 		// a card that still has the power we gave it: some readers notify without need.
 		s.card.Powered = false
