@@ -204,6 +204,8 @@ func (r *Reader) setLog(log logrus.FieldLogger) {
 
 // prepare talks to the reader until it is ready for use.
 func (r *Reader) prepare(ctx context.Context) error {
+	r.slots[0].begin("open")
+	defer r.slots[0].begin("")
 	if err := r.pause(ctx, r.quirks.Timing.WarmUpDelay); err != nil {
 		return err
 	}
@@ -427,7 +429,10 @@ func (r *Reader) powerDown() {
 		if !s.State().Powered || r.device.Removed() || time.Now().After(end) {
 			continue
 		}
-		if err := r.probe(ccid.IccPowerOff(uint8(s.index))); err != nil {
+		s.begin("close")
+		err := r.probe(ccid.IccPowerOff(uint8(s.index)))
+		s.begin("")
+		if err != nil {
 			r.log.Debugf("power off of slot %d at close: %v", s.index, err)
 			return
 		}

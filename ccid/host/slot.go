@@ -241,6 +241,7 @@ func (s *Slot) run(ctx context.Context, op string, limit time.Duration, f func(c
 	return withTimeout(ctx, limit, f)
 }
 
+// begin notes what is under way, "" for nothing.
 func (s *Slot) begin(op string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
