@@ -176,7 +176,7 @@ func (m *Monitor) run() {
 		case usbtransport.Removed:
 			m.left(e.Device.Key)
 		case usbtransport.Changed:
-			m.changed(e.Device.Key)
+			m.changed(e.Device)
 		}
 	}
 }
@@ -220,12 +220,18 @@ func (m *Monitor) left(key string) {
 	}
 }
 
-func (m *Monitor) changed(key string) {
+// changed has another try made to open what couldn't be. A device that is in the removed state although the backend still has it
+// was withdrawn and is given back: the kernel took its authorization or its interfaces, or reset it. It arrives anew.
+func (m *Monitor) changed(info usbtransport.DeviceInfo) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a := m.attached[key]; a != nil {
+	a := m.attached[info.Key]
+	if a != nil {
 		close(a.retry)
 		a.retry = make(chan struct{})
+	}
+	m.mu.Unlock()
+	if a != nil && a.device.Removed() && info.Descriptors != nil {
+		m.arrived(info)
 	}
 }
 
