@@ -72,7 +72,7 @@ func moduleRoot() (string, error) {
 
 // fill makes the files of the run's folder.
 func (l *lab) fill(ctx context.Context) error {
-	if err := os.Mkdir(l.share, 0o755); err != nil {
+	if err := os.MkdirAll(l.share, 0o755); err != nil {
 		return err
 	}
 	if err := l.makeInitramfs(ctx); err != nil {

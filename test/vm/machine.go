@@ -37,7 +37,8 @@ const (
 // prints goes to console. A guest that doesn't come up gets a second chance.
 func (l *lab) boot(ctx context.Context, script string, console io.Writer) (int, error) {
 	// Process 1 keeps the initramfs as its root, so udev's tools take the guest's root for a mere chroot.
-	script = "cd " + quote(l.repository) + "\nexport GOCCID_VM=1 SYSTEMD_IGNORE_CHROOT=1\n" + script + "\n"
+	script = "cd " + quote(l.repository) +
+		"\nexport GOCCID_VM=1 SYSTEMD_IGNORE_CHROOT=1 GOCCID_VM_SEED=" + quote(os.Getenv("GOCCID_VM_SEED")) + "\n" + script + "\n"
 	if err := os.WriteFile(filepath.Join(l.share, "script"), []byte(script), 0o644); err != nil {
 		return 0, err
 	}

@@ -50,7 +50,7 @@ func start(args []string) int {
 	flags.StringVar(&opts.run, "run", "^TestVM", "run only the tests that match this `pattern`")
 	flags.BoolVar(&opts.race, "race", false, "build the tests with the race detector (they run several times slower)")
 	flags.BoolVar(&opts.keep, "keep", false, "keep the folder with what the guest wrote, and print its name")
-	flags.DurationVar(&opts.timeout, "timeout", 10*time.Minute, "give up after this `time`")
+	flags.DurationVar(&opts.timeout, "timeout", 12*time.Minute, "give up after this `time`")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -133,16 +133,4 @@ func choose(opts options, args []string) (func(context.Context, *lab) (int, erro
 // note tells the user what is going on.
 func note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "test/vm: "+format+"\n", args...)
-}
-
-// test builds the suites, runs them in the guest and writes the summary to out.
-func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.Writer) (int, error) {
-	script, err := l.build(ctx, selected, opts)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := l.boot(ctx, script, out); err != nil {
-		return 0, err
-	}
-	return l.summarize(selected, out)
 }

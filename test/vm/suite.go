@@ -15,25 +15,35 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/goccid/goccid/test/vm/figures"
 )
 
-// suiteTimeout bounds one package's tests in the guest; Go's own test timeout comes a little earlier, and prints where
-// the tests hang.
-const suiteTimeout = 4 * time.Minute
+// Each package's tests in the guest are bounded; Go's own test timeout comes a little earlier, and prints where they hang.
+const (
+	suiteTimeout = 4 * time.Minute
+	longTimeout  = 9 * time.Minute // for those that pull the reader out 200 times
+)
 
 // suite is one package's tests.
 type suite struct {
 	pkg    string // as the go command takes it: ./usbtransport/usbfs
 	tags   string // build tags; cgo is off without
 	probes bool   // needs ccid-probe
+	// guest tells which suites run in the same guest, one after the other. Guests run at the same time: those tests
+	// mostly wait for USB's own delays.
+	guest   int
+	timeout time.Duration
 }
 
 // suites are the packages that have tests for the guest.
 func suites() []suite {
 	return []suite{
-		{pkg: "./usbtransport/usbfs"},
-		{pkg: "./usbtransport/libusb", tags: "libusb"},
-		{pkg: "./test/vm/guest", probes: true},
+		{pkg: "./usbtransport/usbfs", guest: 1, timeout: suiteTimeout},
+		{pkg: "./usbtransport/libusb", tags: "libusb", guest: 1, timeout: suiteTimeout},
+		{pkg: "./test/vm/guest", probes: true, guest: 1, timeout: suiteTimeout},
+		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, timeout: longTimeout},
+		{pkg: "./test/vm/stock", guest: 3, timeout: longTimeout},
 	}
 }
 
@@ -88,9 +98,9 @@ func (l *lab) build(ctx context.Context, selected []suite, opts options) (script
 // suiteScript is the part of the guest's script that runs one suite. It leaves what the tests print, and their exit
 // status, in the share.
 func (l *lab) suiteScript(s suite, pattern string) string {
-	test := fmt.Sprintf("/run/bin/%s.test -test.v -test.timeout %s -test.run %s", s.name(), suiteTimeout, quote(pattern))
+	test := fmt.Sprintf("/run/bin/%s.test -test.v -test.timeout %s -test.run %s", s.name(), s.timeout, quote(pattern))
 	return fmt.Sprintf("echo '== %s'\n(cd %s && timeout --signal=KILL %d %s) 2>&1 | tee %s\necho ${PIPESTATUS[0]} >%s",
-		s.pkg, quote(filepath.Join(l.repository, s.pkg)), int(suiteTimeout.Seconds())+20, test,
+		s.pkg, quote(filepath.Join(l.repository, s.pkg)), int(s.timeout.Seconds())+20, test,
 		"/run/vm/"+s.name()+".out", "/run/vm/"+s.name()+".status")
 }
 
@@ -162,22 +172,27 @@ func count(printed string, status int) tally {
 }
 
 // summarize prints what became of each suite, and returns the exit code. The last line is "N passed, N failed".
-func (l *lab) summarize(selected []suite, out io.Writer) (int, error) {
+func summarize(guests []guest, out io.Writer) (int, error) {
+	if err := compare(guests, out); err != nil {
+		return 0, err
+	}
 	passed, failed := 0, 0
 	fmt.Fprintln(out, "\n== summary")
-	for _, s := range selected {
-		t, err := l.tally(s)
-		if err != nil {
-			return 0, err
-		}
-		passed += t.passed
-		failed += len(t.failed)
-		fmt.Fprintf(out, "%-24s %4d passed %4d failed %4d skipped\n", s.pkg, t.passed, len(t.failed), len(t.skipped))
-		for _, name := range t.failed {
-			fmt.Fprintf(out, "    failed:  %s\n", name)
-		}
-		for _, name := range t.skipped {
-			fmt.Fprintf(out, "    skipped: %s\n", name)
+	for _, g := range guests {
+		for _, s := range g.suites {
+			t, err := g.tally(s)
+			if err != nil {
+				return 0, err
+			}
+			passed += t.passed
+			failed += len(t.failed)
+			fmt.Fprintf(out, "%-24s %4d passed %4d failed %4d skipped\n", s.pkg, t.passed, len(t.failed), len(t.skipped))
+			for _, name := range t.failed {
+				fmt.Fprintf(out, "    failed:  %s\n", name)
+			}
+			for _, name := range t.skipped {
+				fmt.Fprintf(out, "    skipped: %s\n", name)
+			}
 		}
 	}
 	fmt.Fprintf(out, "%d passed, %d failed\n", passed, failed)
@@ -185,6 +200,22 @@ func (l *lab) summarize(selected []suite, out io.Writer) (int, error) {
 		return exitFailed, nil
 	}
 	return exitPassed, nil
+}
+
+// compare prints what the guests' tests have measured, side by side.
+func compare(guests []guest, out io.Writer) error {
+	var all []figures.Figures
+	for _, g := range guests {
+		list, err := figures.Load(g.share)
+		if err != nil {
+			return err
+		}
+		all = append(all, list...)
+	}
+	if len(all) > 0 {
+		figures.Print(out, all)
+	}
+	return nil
 }
 
 func (l *lab) tally(s suite) (tally, error) {

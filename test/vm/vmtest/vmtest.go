@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,23 @@ func mustAsk(t testing.TB, request hotplug.Request) {
 	if err := Ask(request); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// seedVariable has a run repeat the random numbers of an earlier one.
+const seedVariable = "GOCCID_VM_SEED"
+
+// Seed returns a seed for random numbers, and prints it.
+func Seed(t testing.TB) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv(seedVariable); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%s=%d", seedVariable, seed)
+	return seed
 }
 
 // openPort opens the serial port to the host. No udevd has made a link to it, so it is found by its name in sysfs.

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+)
+
+// guest is one of the machines that run at the same time, and what it is to run.
+type guest struct {
+	*lab
+	suites []suite
+}
+
+// test builds the suites, runs them in their guests and writes the summary to out. The lines of the second guest and
+// of those after it start with its number.
+func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.Writer) (int, error) {
+	guests, err := l.guests(ctx, selected)
+	if err != nil {
+		return 0, err
+	}
+	scripts := make([]string, len(guests))
+	for i, g := range guests {
+		if scripts[i], err = g.build(ctx, g.suites, opts); err != nil {
+			return 0, err
+		}
+	}
+
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	failures := make([]error, len(guests))
+	for i, g := range guests {
+		prefix := ""
+		if i > 0 {
+			prefix = fmt.Sprintf("[guest %d] ", i+1)
+		}
+		running.Go(func() {
+			_, failures[i] = g.boot(ctx, scripts[i], &prefixer{prefix: prefix, mu: &mu, out: out})
+		})
+	}
+	running.Wait()
+	if err := errors.Join(failures...); err != nil {
+		return 0, err
+	}
+	return summarize(guests, out)
+}
+
+// guests divides the suites among guests, each with a folder of its own.
+func (l *lab) guests(ctx context.Context, selected []suite) ([]guest, error) {
+	var guests []guest
+	places := map[int]int{}
+	for _, s := range selected {
+		place, ok := places[s.guest]
+		if !ok {
+			own := l
+			if len(guests) > 0 {
+				var err error
+				if own, err = l.another(ctx, len(guests)+1); err != nil {
+					return nil, err
+				}
+			}
+			place = len(guests)
+			places[s.guest] = place
+			guests = append(guests, guest{lab: own})
+		}
+		guests[place].suites = append(guests[place].suites, s)
+	}
+	return guests, nil
+}
+
+// another prepares one more guest, in a folder below the first one's.
+func (l *lab) another(ctx context.Context, number int) (*lab, error) {
+	own := *l
+	own.dir = filepath.Join(l.dir, fmt.Sprint(number))
+	own.share = filepath.Join(own.dir, "share")
+	return &own, own.fill(ctx)
+}
+
+// prefixer writes whole lines with a prefix to what several share. Each Write is one line or more.
+type prefixer struct {
+	prefix string
+	mu     *sync.Mutex
+	out    io.Writer
+}
+
+func (p *prefixer) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for line := range bytes.Lines(text) {
+		if _, err := fmt.Fprintf(p.out, "%s%s", p.prefix, line); err != nil {
+			return 0, err
+		}
+	}
+	return len(text), nil
+}
