@@ -12,8 +12,10 @@ import (
 )
 
 // Control runs a control function: PC/SC part 10's features, and the vendor's escape where the policy lets it. It returns
-// what the reader, or the driver for it, answers. Codes: ErrorNotSupported for a code or feature that the reader does
-// not have, and for an escape that the policy forbids; those of the driver.
+// what the reader, or the driver for it, answers: for a PIN, the card's response, or 6400 for a time-out and 6401 when the
+// holder cancelled. The end of ctx aborts the entry of a PIN. Codes: NotSupported for a structure whose lengths are wrong,
+// ErrorNotSupported for a code or feature that the reader does not have, and for an escape that the policy forbids; those
+// of the driver.
 func (h *Handler) Control(ctx context.Context, lun Lun, code uint32, in []byte) ([]byte, error) {
 	const function = "Control"
 	c, err := h.channel(function, lun)
@@ -28,11 +30,11 @@ func (h *Handler) Control(ctx context.Context, lun Lun, code uint32, in []byte) 
 		return h.features(c), nil
 	case ControlUSBPath:
 		return usbPath(c.reader.Function()), nil
-	case controlFeature + uint32(FeatureGetTLVProperties):
-		return properties(c), nil
-	case controlFeature + uint32(FeatureIFDPINProperties):
-		if c.reader.Class().BPINSupport != 0 {
-			return pinProperties(c), nil
+	}
+	for _, f := range directFeatures {
+		if run := direct(c, f); run != nil && code == controlFeature+uint32(f) {
+			out, err := run(ctx, c, in)
+			return out, h.fail(function, lun, err)
 		}
 	}
 	return nil, &Error{Function: function, Lun: lun, Code: ErrorNotSupported, Err: fmt.Errorf("control code 0x%08X", code)}
@@ -71,10 +73,11 @@ func (h *Handler) features(c *channel) []byte {
 		out = append(out, byte(f), 4)
 		out = binary.BigEndian.AppendUint32(out, code)
 	}
-	if c.reader.Class().BPINSupport != 0 {
-		add(FeatureIFDPINProperties, controlFeature+uint32(FeatureIFDPINProperties))
+	for _, f := range directFeatures {
+		if direct(c, f) != nil {
+			add(f, controlFeature+uint32(f))
+		}
 	}
-	add(FeatureGetTLVProperties, controlFeature+uint32(FeatureGetTLVProperties))
 	if h.options.Policy.Escape != nil || c.reader.Quirks().Escape.Always {
 		add(FeatureCCIDEscCommand, ControlEscape)
 	}

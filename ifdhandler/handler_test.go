@@ -286,7 +286,7 @@ func TestControl(t *testing.T) {
 		require.NoError(t, err)
 		return out
 	}
-	features := []byte{0x0A, 4, 0x42, 0x33, 0, 0x0A, 0x12, 4, 0x42, 0x33, 0, 0x12, 0x13, 4, 0x42, 0, 0, 1}
+	features := []byte{6, 4, 0x42, 0x33, 0, 6, 7, 4, 0x42, 0x33, 0, 7, 0x0A, 4, 0x42, 0x33, 0, 0x0A, 0x12, 4, 0x42, 0x33, 0, 0x12, 0x13, 4, 0x42, 0, 0, 1}
 	require.Equal(t, features, control(ifdhandler.ControlGetFeatureRequest))
 	require.Equal(t, features, control(ifdhandler.ControlGetFeatureRequestWindows))
 	require.Equal(t, []byte{0x10, 0x02, 7, 0}, control(0x4233000A))
@@ -294,7 +294,7 @@ func TestControl(t *testing.T) {
 		1, 2, 0x10, 0x02, 4, 2, 0x10, 0, 5, 2, 2, 0, 3, 1, 0, 9, 1, 0, 0x0B, 2, 0xE6, 0x08, 0x0C, 2, 0x37, 0x34, 0x0A, 4, 0, 0, 1, 0,
 	}, control(0x42330012))
 	require.Equal(t, []byte{7}, control(ifdhandler.ControlEscape, 7))
-	for _, c := range []uint32{ifdhandler.ControlEscape, 0x42330006, 0x42330007, 0x42330008, 0, 0xFFFFFFFF} {
+	for _, c := range []uint32{ifdhandler.ControlEscape, 0x42330008, 0, 0xFFFFFFFF} {
 		_, err := r.Control(t.Context(), lun, c, []byte{1, 2})
 		code(t, ifdhandler.ErrorNotSupported, err)
 	}
