@@ -52,6 +52,7 @@ type setup struct {
 	set bool     // send SetParameters
 	// warm: the cold reset before this try is to be followed by a warm one.
 	warm bool
+	edc  t1.EDC // of T=1 blocks, where the host makes them
 }
 
 // Connect powers the card on and sets the first protocol that it offers and the reader can speak, with APDUs mapped for
@@ -128,6 +129,9 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 			// A reader that said nothing to one PPS would make us wait for each other one.
 			continue
 		}
+		if try.edc == t1.CRCPlain && !mayBeEDC(failed, reasons, try) {
+			continue
+		}
 		if s.used {
 			if err := s.resetFor(ctx, try); err != nil {
 				return err
@@ -157,6 +161,13 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		s.reader.options.Speeds.forget(s.speedKeyOf(t))
 	}
 	return fmt.Errorf("%w: %w", ErrParameters, errors.Join(reasons...))
+}
+
+// mayBeEDC reports whether the other form of CRC is worth a try: unless the first one failed at the same speed, and not
+// for want of any block that the other side understands.
+func mayBeEDC(failed []setup, reasons []error, try setup) bool {
+	n := len(failed)
+	return n == 0 || failed[n-1].edc != t1.CRC || failed[n-1].fd != try.fd || errors.Is(reasons[n-1], t1.ErrNeedReset)
 }
 
 // resetFor resets the card for another try.
@@ -196,8 +207,25 @@ func (s *Slot) checkProtocol(t uint8) error {
 	return nil
 }
 
-// setups returns the ways to set up T=t, in the order in which to try them (CCID 1.1 §5.1, dwFeatures).
+// setups returns the ways to set up T=t, in the order in which to try them. A card that announces CRC is tried with the
+// standard's and then, after a reset, with the other form that is in the field: whoever has the wrong one sees nothing but
+// damaged blocks.
 func (s *Slot) setups(t uint8) []setup {
+	list := s.speeds(t)
+	if t != 1 || s.atr.T1().EDC == 0 || s.level() > ccid.LevelTPDU {
+		return list
+	}
+	both := make([]setup, 0, 2*len(list))
+	for _, try := range list {
+		standard, plain := try, try
+		standard.edc, plain.edc = t1.CRC, t1.CRCPlain
+		both = append(both, standard, plain)
+	}
+	return both
+}
+
+// speeds returns the ways to set up T=t, in the order in which to try them (CCID 1.1 §5.1, dwFeatures).
+func (s *Slot) speeds(t uint8) []setup {
 	features := s.reader.function.Class.DwFeatures
 	if features&ccid.FeatureAutoParameters != 0 {
 		return []setup{{fd: s.atr.TA1()}}
@@ -263,7 +291,7 @@ func (s *Slot) establish(ctx context.Context, t uint8, mapping Mapping, try setu
 			return ErrNotPowered
 		}
 	}
-	s.parameters = p
+	s.parameters, s.edc = p, try.edc
 	if t == 1 {
 		return s.startT1(ctx)
 	}
@@ -382,12 +410,7 @@ func (s *Slot) startT1(ctx context.Context) error {
 
 // t1Config returns what the engine has to know. A block must fit the reader's messages in both directions.
 func (s *Slot) t1Config() t1.Config {
-	p := s.atr.T1()
-	edc := t1.LRC
-	if p.EDC != 0 {
-		edc = t1.CRC
-	}
-	return t1.Config{EDC: edc, IFSC: min(p.IFSC, s.largestField())}
+	return t1.Config{EDC: s.edc, IFSC: min(s.atr.T1().IFSC, s.largestField())}
 }
 
 // largestField is the largest information field of a block that fits a message: less prologue and a CRC.

@@ -10,6 +10,7 @@ import (
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/quirks"
+	"github.com/goccid/goccid/t1"
 )
 
 // Slot is one card slot of a Reader. All methods may be called from several goroutines at once; operations on one slot
@@ -55,6 +56,7 @@ type session struct {
 	used        bool            // something was sent to the card since the reset
 	protocol    quirks.Protocol // what reader and card need
 	parameters  Parameters
+	edc         t1.EDC      // of T=1 blocks, once a protocol is set
 	transmitter transmitter // nil before SetProtocol
 	proven      bool        // an exchange has succeeded since SetProtocol
 }

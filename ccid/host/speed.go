@@ -12,12 +12,12 @@ import (
 	"github.com/goccid/goccid/usbtransport"
 )
 
-// SpeedMemory remembers which Fi/Di do not work with which cards in which readers, so that they are not tried again: by
+// SpeedMemory remembers which Fi/Di, and which form of the CRC of T=1, do not work with which cards in which readers, so that they are not tried again: by
 // the reader's VID:PID and bcdDevice, and the ATR up to the historical bytes. The zero value is empty and ready for use.
 // All methods may be called from several goroutines at once; a nil *SpeedMemory remembers nothing.
 type SpeedMemory struct {
 	mu     sync.Mutex
-	failed map[speedKey][]byte
+	failed map[speedKey][]attempt
 }
 
 // maxRemembered bounds the pairs of reader and card that a SpeedMemory holds; to have room for a new one, any other is
@@ -29,6 +29,12 @@ type speedKey struct {
 	idVendor, idProduct, bcdDevice uint16
 	t                              uint8
 	atr                            string
+}
+
+// attempt is what may fail: a speed that needs PPS, or a form of the CRC.
+type attempt struct {
+	fd  byte
+	edc t1.EDC
 }
 
 // speedKeyOf returns the key for the card in the slot. The historical bytes are left out: they may differ between cards
@@ -45,14 +51,14 @@ func (s *Slot) speedKeyOf(t uint8) speedKey {
 	return speedKey{d.IDVendor, d.IDProduct, d.BCDDevice, t, string(prefix)}
 }
 
-func (m *SpeedMemory) remember(k speedKey, fd byte) {
+func (m *SpeedMemory) remember(k speedKey, a attempt) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.failed == nil {
-		m.failed = map[speedKey][]byte{}
+		m.failed = map[speedKey][]attempt{}
 	}
 	if _, known := m.failed[k]; !known && len(m.failed) >= maxRemembered {
 		for other := range m.failed {
@@ -60,8 +66,8 @@ func (m *SpeedMemory) remember(k speedKey, fd byte) {
 			break
 		}
 	}
-	if !slices.Contains(m.failed[k], fd) {
-		m.failed[k] = append(m.failed[k], fd)
+	if !slices.Contains(m.failed[k], a) {
+		m.failed[k] = append(m.failed[k], a)
 	}
 }
 
@@ -74,28 +80,35 @@ func (m *SpeedMemory) forget(k speedKey) {
 	delete(m.failed, k)
 }
 
-func (m *SpeedMemory) knowsAgainst(k speedKey, fd byte) bool {
+func (m *SpeedMemory) knowsAgainst(k speedKey, a attempt) bool {
 	if m == nil {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Contains(m.failed[k], fd)
+	return slices.Contains(m.failed[k], a)
 }
 
-// withoutFailed leaves out the setups whose speed has failed before. What needs no PPS stays: it is the card's own speed.
+// forgettable returns what a SpeedMemory can hold against a setup; false for the card's own speed with the EDC that it
+// announces, or the last form of that.
+func (try setup) forgettable() (attempt, bool) {
+	return attempt{try.fd, try.edc}, try.pps != nil || try.edc == t1.CRC
+}
+
+// withoutFailed leaves out the setups that have failed before.
 func (s *Slot) withoutFailed(t uint8, setups []setup) []setup {
 	k := s.speedKeyOf(t)
 	return slices.DeleteFunc(setups, func(try setup) bool {
-		return try.pps != nil && s.reader.options.Speeds.knowsAgainst(k, try.fd)
+		a, ok := try.forgettable()
+		return ok && s.reader.options.Speeds.knowsAgainst(k, a)
 	})
 }
 
 // learn notes the speeds that failed before one worked.
 func (s *Slot) learn(t uint8, failed []setup) {
 	for _, try := range failed {
-		if try.pps != nil {
-			s.reader.options.Speeds.remember(s.speedKeyOf(t), try.fd)
+		if a, ok := try.forgettable(); ok {
+			s.reader.options.Speeds.remember(s.speedKeyOf(t), a)
 		}
 	}
 }
@@ -108,7 +121,7 @@ func (s *Slot) judgeSpeed(ctx context.Context, err error) {
 		return
 	}
 	if s.parameters.PPS && !isFinal(ctx, s.reader, err) && isLineFault(err) {
-		s.reader.options.Speeds.remember(s.speedKeyOf(s.parameters.T), s.parameters.FD)
+		s.reader.options.Speeds.remember(s.speedKeyOf(s.parameters.T), attempt{s.parameters.FD, s.edc})
 	}
 }
 

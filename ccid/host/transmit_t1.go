@@ -42,12 +42,16 @@ func (s *Slot) newTransmitterT1() (*transmitterT1, error) {
 }
 
 // negotiate offers the reader's information field size to the card, unless the reader has done so by itself (CCID 1.1
-// §5.1, dwFeatures bit 0x400). A card that refuses is used with the default size.
+// §5.1, dwFeatures bit 0x400). A card that refuses is used with the default size. With CRC, of which there are two forms, it
+// shows whether card and host have the same one, before a command is at stake: then it is done in any case.
 func (x *transmitterT1) negotiate(ctx context.Context) error {
 	defer x.publish()
 	size := x.slot.ifsd()
 	if x.slot.reader.function.Class.DwFeatures&ccid.FeatureAutoIFSD != 0 || size == 0 || size == x.engine.IFSD() {
-		return nil
+		if x.config.EDC == t1.LRC {
+			return nil
+		}
+		size = x.engine.IFSD()
 	}
 	step, err := x.engine.NegotiateIFSD(size)
 	_, err = x.run(ctx, step, err, false)
