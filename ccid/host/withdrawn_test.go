@@ -1,0 +1,67 @@
+package host_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/usbtransport"
+	"github.com/goccid/goccid/virtual"
+	"github.com/goccid/goccid/virtual/card"
+)
+
+// scripted is a bus on which the test says what the watcher reports.
+type scripted struct {
+	*virtual.Bus
+	events chan usbtransport.Event
+}
+
+func (s scripted) Watch(context.Context) (usbtransport.Watcher, error) { return s, nil }
+
+func (s scripted) Next(ctx context.Context) (usbtransport.Event, error) {
+	select {
+	case e := <-s.events:
+		return e, nil
+	case <-ctx.Done():
+		return usbtransport.Event{}, &usbtransport.Error{Op: "watch", Kind: usbtransport.ContextKind(ctx)}
+	}
+}
+
+// Close leaves the bus to the test.
+func (s scripted) Close() error { return nil }
+
+// TestMonitorReopensAWithdrawnReader has the kernel take a device's interfaces away and give them back: its transfers
+// fail as if it were removed, but it never leaves the list.
+func TestMonitorReopensAWithdrawnReader(t *testing.T) {
+	bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
+	t.Cleanup(func() { require.NoError(t, bus.Bus.Close()) })
+	device, err := virtual.NewReader(virtual.Config{Cards: []card.Card{card.NewT1()}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, device.Close()) })
+	info, err := bus.Plug(device)
+	require.NoError(t, err)
+	m, err := host.NewMonitor(t.Context(), bus, host.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: info}
+	first := nextEvent(t, m)
+	require.Equal(t, host.ReaderArrived, first.Kind)
+
+	first.Reader.SetRemoved()
+	e := nextEvent(t, m)
+	require.Equal(t, host.ReaderRemoved, e.Kind)
+	require.NoError(t, first.Reader.Close()) // waits for the Monitor's own, so that the interface is free
+	withdrawn := info
+	withdrawn.Descriptors = nil
+	for _, d := range []usbtransport.DeviceInfo{withdrawn, info} {
+		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: d}
+	}
+	again := nextEvent(t, m)
+	require.Equal(t, host.ReaderArrived, again.Kind, "%v", again.Err)
+	require.NotSame(t, first.Reader, again.Reader)
+	require.Equal(t, first.Reader.Name(), again.Reader.Name())
+	_, err = again.Reader.Slot(0).Connect(t.Context())
+	require.NoError(t, err)
+}
