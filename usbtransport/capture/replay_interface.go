@@ -3,15 +3,11 @@ package capture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/goccid/goccid/usbtransport"
 )
-
-// maxControl is the longest data of a control transfer, see usbtransport.Interface.
-const maxControl = 4096
 
 // maxQueued bounds the packets that a device keeps for a host which reads none; then it takes no more commands. It leaves
 // room for one answer of any length.
@@ -241,8 +237,8 @@ func (c call) settle(list []delivery, err error) error {
 func (i *replayInterface) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
 	c := i.call(ctx, "control", 0)
 	return c.run(i.hasRoom, func() (int, error) {
-		if len(data) > maxControl {
-			return 0, c.fail(usbtransport.ErrInvalid, fmt.Errorf("%d bytes of data, at most %d are taken", len(data), maxControl))
+		if err := usbtransport.CheckControl(len(data)); err != nil {
+			return 0, c.fail(usbtransport.ErrInvalid, err)
 		}
 		if setup.RequestType&requestTypeMask == 0 {
 			n, ok := i.standard(setup, data)

@@ -30,7 +30,7 @@ func claimInterface(device *gousb.Device, info usbtransport.DeviceInfo, number u
 	if err != nil {
 		return nil, openError(info, kindOf(err), err)
 	}
-	endpoints, err := endpointsOf(info.Descriptors, number)
+	endpoints, err := usbtransport.EndpointsOf(info.Descriptors, number)
 	if err != nil {
 		return nil, openError(info, usbtransport.ErrInvalid, err)
 	}
@@ -124,25 +124,4 @@ func readDescriptor(device *gousb.Device, kind, index uint8, length int) ([]byte
 		return nil, fmt.Errorf("descriptor %d: %w", kind, err)
 	}
 	return data[:n:n], nil
-}
-
-// endpointsOf returns the endpoints of an interface in its first alternate setting.
-func endpointsOf(descriptors []byte, number uint8) (map[uint8]usbtransport.EndpointDescriptor, error) {
-	interfaces, err := usbtransport.ParseInterfaces(descriptors)
-	for _, i := range interfaces {
-		if i.Number != number || i.AlternateSetting != 0 {
-			continue
-		}
-		endpoints := make(map[uint8]usbtransport.EndpointDescriptor)
-		for _, e := range i.Endpoints {
-			if _, twice := endpoints[e.Address]; !twice {
-				endpoints[e.Address] = e
-			}
-		}
-		return endpoints, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, fmt.Errorf("the device has no interface %d", number)
 }

@@ -5,7 +5,6 @@ package libusb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -15,10 +14,6 @@ import (
 )
 
 const (
-	// maxTransfer bounds a transfer's buffer; the longest CCID message has 65,556 bytes.
-	maxTransfer = 1 << 20
-	// maxControl bounds the data of a control transfer, as usbtransport.Interface says.
-	maxControl = 4096
 	// removalGrace is how long a failed transfer waits before it asks whether the device is gone: one that is pulled out
 	// fails its transfers some milliseconds before the hub tells.
 	removalGrace = 30 * time.Millisecond
@@ -28,7 +23,7 @@ const (
 type claimed struct {
 	info      usbtransport.DeviceInfo
 	number    uint8
-	endpoints map[uint8]usbtransport.EndpointDescriptor
+	endpoints usbtransport.Endpoints
 	leave     func()
 
 	device        *gousb.Device
@@ -59,7 +54,7 @@ type claimed struct {
 var _ usbtransport.Interface = (*claimed)(nil)
 
 // newClaimed opens the endpoints of a claimed interface.
-func newClaimed(info usbtransport.DeviceInfo, number uint8, endpoints map[uint8]usbtransport.EndpointDescriptor,
+func newClaimed(info usbtransport.DeviceInfo, number uint8, endpoints usbtransport.Endpoints,
 	device *gousb.Device, configuration *gousb.Config, claim *gousb.Interface,
 ) (*claimed, error) {
 	c := &claimed{
@@ -93,8 +88,8 @@ func (c *claimed) Number() uint8 { return c.number }
 // the latest.
 func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
 	const op = "control"
-	if len(data) > maxControl {
-		return 0, c.fail(op, 0, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxControl))
+	if err := usbtransport.CheckControl(len(data)); err != nil {
+		return 0, c.fail(op, 0, usbtransport.ErrInvalid, err)
 	}
 	buffer := make([]byte, len(data), len(data)+1) // gousb takes the address of an empty one, too
 	copy(buffer, data)
@@ -125,12 +120,9 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 // BulkOut sends the closing empty packet as a transfer of its own: gousb has no way to ask libusb for it.
 func (c *claimed) BulkOut(ctx context.Context, endpoint uint8, data []byte) (int, error) {
 	const op = "bulk out"
-	descriptor, err := c.endpoint(op, endpoint, usbtransport.TransferBulk, false)
+	descriptor, err := c.endpoints.CheckOut(endpoint, len(data))
 	if err != nil {
-		return 0, err
-	}
-	if len(data) > maxTransfer {
-		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxTransfer))
+		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	n, err := c.run(ctx, op, endpoint, data, c.out[endpoint].WriteContext)
 	if err != nil || len(data) == 0 || len(data)%descriptor.MaxPacketSize != 0 {
@@ -149,13 +141,9 @@ func (c *claimed) InterruptIn(ctx context.Context, endpoint uint8, buf []byte) (
 }
 
 func (c *claimed) read(ctx context.Context, op string, want usbtransport.TransferType, endpoint uint8, buf []byte) (int, error) {
-	descriptor, err := c.endpoint(op, endpoint, want, true)
+	descriptor, err := c.endpoints.CheckIn(endpoint, want, len(buf))
 	if err != nil {
-		return 0, err
-	}
-	if len(buf) == 0 || len(buf) > maxTransfer || len(buf)%descriptor.MaxPacketSize != 0 {
-		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, fmt.Errorf("a buffer of %d bytes, needs a multiple of wMaxPacketSize %d up to %d",
-			len(buf), descriptor.MaxPacketSize, maxTransfer))
+		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	n, err := c.run(ctx, op, endpoint, buf, c.in[endpoint].ReadContext)
 	clear(buf[n:]) // gousb copies all of its own memory, beyond what was received too
@@ -205,8 +193,8 @@ func (c *claimed) run(ctx context.Context, op string, endpoint uint8, buf []byte
 // ClearHalt uses libusb_clear_halt, see clearHalt.
 func (c *claimed) ClearHalt(ctx context.Context, endpoint uint8) error {
 	const op = "clear halt"
-	if _, known := c.endpoints[endpoint]; !known {
-		return c.fail(op, endpoint, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
+	if err := c.endpoints.CheckKnown(endpoint); err != nil {
+		return c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	return c.detached(ctx, op, endpoint, func() error { return clearHalt(c.device, endpoint) })
 }
@@ -273,20 +261,6 @@ func (c *claimed) detached(ctx context.Context, op string, endpoint uint8, call 
 	case <-c.closing.Done():
 		return c.fail(op, endpoint, usbtransport.ErrClosed, nil)
 	}
-}
-
-// endpoint looks an endpoint up and checks that it is of the kind that the call is for.
-func (c *claimed) endpoint(op string, address uint8, want usbtransport.TransferType, in bool) (usbtransport.EndpointDescriptor, error) {
-	descriptor, known := c.endpoints[address]
-	switch {
-	case !known:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
-	case descriptor.Type != want || descriptor.In() != in:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the endpoint is of another type or direction"))
-	case descriptor.MaxPacketSize == 0:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("wMaxPacketSize is 0"))
-	}
-	return descriptor, nil
 }
 
 // begin admits a call, or says why not. An admitted call ends with c.calls.Done.

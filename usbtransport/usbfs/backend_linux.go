@@ -119,7 +119,7 @@ func (b *Backend) open(ctx context.Context, device usbtransport.DeviceInfo, numb
 	if info.Descriptors == nil {
 		return nil, openError(info, usbtransport.ErrIO, info.Unreadable)
 	}
-	endpoints, err := endpointsOf(info.Descriptors, number)
+	endpoints, err := usbtransport.EndpointsOf(info.Descriptors, number)
 	if err != nil {
 		return nil, openError(info, usbtransport.ErrInvalid, err)
 	}
@@ -232,27 +232,6 @@ func access(path string) string {
 		group = g.Name
 	}
 	return fmt.Sprintf(" (owner %s, group %s, mode %04o)", owner, group, status.Mode().Perm())
-}
-
-// endpointsOf returns the endpoints of an interface, in its first alternate setting: the one that is active after a claim.
-func endpointsOf(descriptors []byte, number uint8) (map[uint8]usbtransport.EndpointDescriptor, error) {
-	interfaces, err := usbtransport.ParseInterfaces(descriptors)
-	for _, i := range interfaces {
-		if i.Number != number || i.AlternateSetting != 0 {
-			continue
-		}
-		endpoints := make(map[uint8]usbtransport.EndpointDescriptor)
-		for _, e := range i.Endpoints {
-			if _, twice := endpoints[e.Address]; !twice {
-				endpoints[e.Address] = e
-			}
-		}
-		return endpoints, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, fmt.Errorf("the device has no interface %d", number)
 }
 
 func openError(device usbtransport.DeviceInfo, kind, cause error) error {

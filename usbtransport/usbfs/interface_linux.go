@@ -16,12 +16,7 @@ import (
 )
 
 const (
-	// maxTransfer bounds a transfer's buffer. usbfs takes the memory from a budget that all its users share (16 MiB
-	// by default), and the longest CCID message has 65,556 bytes.
-	maxTransfer = 1 << 20
-	// maxControl bounds the data of a control transfer, as usbtransport.Interface says.
-	maxControl = 4096
-	setupSize  = 8
+	setupSize = 8
 
 	// removalGrace is how long a failed transfer waits to learn whether the device is gone. A device that is pulled
 	// out fails its transfers with EPROTO or EILSEQ first; the hub reports the empty port some milliseconds later.
@@ -32,7 +27,7 @@ const (
 type claimed struct {
 	info      usbtransport.DeviceInfo
 	number    uint8
-	endpoints map[uint8]usbtransport.EndpointDescriptor
+	endpoints usbtransport.Endpoints
 	node      node
 	log       logrus.FieldLogger
 
@@ -71,7 +66,7 @@ type transfer struct {
 var _ usbtransport.Interface = (*claimed)(nil)
 
 // newClaimed starts the reaper of a node on which the interface has been claimed. It owns the node from now on.
-func newClaimed(info usbtransport.DeviceInfo, number uint8, endpoints map[uint8]usbtransport.EndpointDescriptor, n node, log logrus.FieldLogger) *claimed {
+func newClaimed(info usbtransport.DeviceInfo, number uint8, endpoints usbtransport.Endpoints, n node, log logrus.FieldLogger) *claimed {
 	c := &claimed{
 		info: info, number: number, endpoints: endpoints, node: n, log: log,
 		closing: make(chan struct{}), gone: make(chan struct{}), closed: make(chan struct{}), reaped: make(chan struct{}),
@@ -87,8 +82,8 @@ func (c *claimed) Number() uint8 { return c.number }
 
 func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
 	const op = "control"
-	if len(data) > maxControl {
-		return 0, c.fail(op, 0, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxControl))
+	if err := usbtransport.CheckControl(len(data)); err != nil {
+		return 0, c.fail(op, 0, usbtransport.ErrInvalid, err)
 	}
 	// The kernel wants the SETUP packet and the data in one piece (usbfs; USB 2.0 table 9-2).
 	packet := make([]byte, setupSize+len(data))
@@ -110,12 +105,9 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 
 func (c *claimed) BulkOut(ctx context.Context, endpoint uint8, data []byte) (int, error) {
 	const op = "bulk out"
-	descriptor, err := c.endpoint(op, endpoint, usbtransport.TransferBulk, false)
+	descriptor, err := c.endpoints.CheckOut(endpoint, len(data))
 	if err != nil {
-		return 0, err
-	}
-	if len(data) > maxTransfer {
-		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxTransfer))
+		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	u := urb{kind: urbBulk, endpoint: endpoint}
 	if len(data) > 0 && len(data)%descriptor.MaxPacketSize == 0 {
@@ -133,13 +125,9 @@ func (c *claimed) InterruptIn(ctx context.Context, endpoint uint8, buf []byte) (
 }
 
 func (c *claimed) in(ctx context.Context, op string, want usbtransport.TransferType, u urb, buf []byte) (int, error) {
-	descriptor, err := c.endpoint(op, u.endpoint, want, true)
+	descriptor, err := c.endpoints.CheckIn(u.endpoint, want, len(buf))
 	if err != nil {
-		return 0, err
-	}
-	if len(buf) == 0 || len(buf) > maxTransfer || len(buf)%descriptor.MaxPacketSize != 0 {
-		return 0, c.fail(op, u.endpoint, usbtransport.ErrInvalid, fmt.Errorf("a buffer of %d bytes, needs a multiple of wMaxPacketSize %d up to %d",
-			len(buf), descriptor.MaxPacketSize, maxTransfer))
+		return 0, c.fail(op, u.endpoint, usbtransport.ErrInvalid, err)
 	}
 	n, err := c.run(ctx, op, u, buf)
 	if ended(err, n, len(buf), descriptor.MaxPacketSize) {
@@ -157,8 +145,8 @@ func ended(err error, n, size, maxPacketSize int) bool {
 
 func (c *claimed) ClearHalt(ctx context.Context, endpoint uint8) error {
 	const op = "clear halt"
-	if _, known := c.endpoints[endpoint]; !known {
-		return c.fail(op, endpoint, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
+	if err := c.endpoints.CheckKnown(endpoint); err != nil {
+		return c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	return c.detached(ctx, op, endpoint, func() error { return c.node.clearHalt(endpoint) })
 }
@@ -204,20 +192,6 @@ func (c *claimed) Close() error {
 	}
 	close(c.closed)
 	return c.closeErr
-}
-
-// endpoint looks an endpoint up and checks that it is of the kind that the call is for.
-func (c *claimed) endpoint(op string, address uint8, want usbtransport.TransferType, in bool) (usbtransport.EndpointDescriptor, error) {
-	descriptor, known := c.endpoints[address]
-	switch {
-	case !known:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
-	case descriptor.Type != want || descriptor.In() != in:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the endpoint is of another type or direction"))
-	case descriptor.MaxPacketSize == 0:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("wMaxPacketSize is 0"))
-	}
-	return descriptor, nil
 }
 
 // begin admits a call, or says why not. An admitted call ends with c.calls.Done.

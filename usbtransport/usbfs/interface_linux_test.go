@@ -415,9 +415,9 @@ func TestArgumentsAreChecked(t *testing.T) {
 	c := testClaim(t, k)
 	_, err := c.BulkIn(t.Context(), 0x84, make([]byte, 64))
 	require.ErrorIs(t, err, usbtransport.ErrInvalid, "an endpoint whose wMaxPacketSize is 0")
-	_, err = c.BulkOut(t.Context(), 0x01, make([]byte, maxTransfer+1))
+	_, err = c.BulkOut(t.Context(), 0x01, make([]byte, usbtransport.MaxTransfer+1))
 	require.ErrorIs(t, err, usbtransport.ErrInvalid)
-	_, err = c.BulkIn(t.Context(), 0x82, make([]byte, maxTransfer+64))
+	_, err = c.BulkIn(t.Context(), 0x82, make([]byte, usbtransport.MaxTransfer+64))
 	require.ErrorIs(t, err, usbtransport.ErrInvalid)
 	require.Empty(t, k.submitted)
 }

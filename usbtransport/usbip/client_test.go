@@ -301,7 +301,7 @@ func TestTransfersAreSubmittedAsLinuxDoes(t *testing.T) {
 			assert.Equal(t, uint32(0x1_0002), seen[k].device)
 		}
 		assert.Equal(t, uint32(5), seen[5].interval)
-		_, err = i.BulkOut(t.Context(), testOut, make([]byte, maxTransfer+1))
+		_, err = i.BulkOut(t.Context(), testOut, make([]byte, usbtransport.MaxTransfer+1))
 		assert.ErrorIs(t, err, usbtransport.ErrInvalid)
 	})
 	c := &claimed{attachment: &attachment{record: deviceRecord{speed: speedHigh}}}

@@ -34,7 +34,7 @@ const (
 	deviceDescriptorSize        = 18
 	configurationDescriptorSize = 9
 	// maxConfiguration bounds wTotalLength; that of a CCID reader has some hundred bytes.
-	maxConfiguration = maxControl
+	maxConfiguration = usbtransport.MaxControl
 	languageEnglish  = 0x0409
 )
 

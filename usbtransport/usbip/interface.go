@@ -3,7 +3,6 @@ package usbip
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -18,7 +17,7 @@ const removalGrace = 100 * time.Millisecond
 type claimed struct {
 	info       usbtransport.DeviceInfo
 	number     uint8
-	endpoints  map[uint8]usbtransport.EndpointDescriptor
+	endpoints  usbtransport.Endpoints
 	attachment *attachment
 	release    func()
 
@@ -35,14 +34,10 @@ type claimed struct {
 var _ usbtransport.Interface = (*claimed)(nil)
 
 func newClaimed(info usbtransport.DeviceInfo, d usbtransport.InterfaceDescriptor, a *attachment, release func()) *claimed {
-	c := &claimed{
-		info: info, number: d.Number, endpoints: map[uint8]usbtransport.EndpointDescriptor{}, attachment: a, release: release,
+	return &claimed{
+		info: info, number: d.Number, endpoints: usbtransport.NewEndpoints(d.Endpoints), attachment: a, release: release,
 		closing: make(chan struct{}), closed: make(chan struct{}),
 	}
-	for _, e := range d.Endpoints {
-		c.endpoints[e.Address] = e
-	}
-	return c
 }
 
 // Device implements usbtransport.Interface.
@@ -54,8 +49,8 @@ func (c *claimed) Number() uint8 { return c.number }
 // Control implements usbtransport.Interface.
 func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
 	const op = "control"
-	if len(data) > maxControl {
-		return 0, c.fail(op, 0, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxControl))
+	if err := usbtransport.CheckControl(len(data)); err != nil {
+		return 0, c.fail(op, 0, usbtransport.ErrInvalid, err)
 	}
 	return c.call(ctx, op, 0, func() outcome {
 		o := c.attachment.runControl(ctx, c.closing, setup, data)
@@ -67,12 +62,9 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 // BulkOut implements usbtransport.Interface.
 func (c *claimed) BulkOut(ctx context.Context, endpoint uint8, data []byte) (int, error) {
 	const op = "bulk out"
-	descriptor, err := c.endpoint(op, endpoint, usbtransport.TransferBulk, false)
+	descriptor, err := c.endpoints.CheckOut(endpoint, len(data))
 	if err != nil {
-		return 0, err
-	}
-	if len(data) > maxTransfer {
-		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, fmt.Errorf("%d bytes, the most is %d", len(data), maxTransfer))
+		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	s := command{kind: commandSubmit, endpoint: endpoint & 0x0F, length: len(data)}
 	if len(data) > 0 && len(data)%descriptor.MaxPacketSize == 0 {
@@ -92,13 +84,9 @@ func (c *claimed) InterruptIn(ctx context.Context, endpoint uint8, buf []byte) (
 }
 
 func (c *claimed) in(ctx context.Context, op string, want usbtransport.TransferType, endpoint uint8, buf []byte) (int, error) {
-	descriptor, err := c.endpoint(op, endpoint, want, true)
+	descriptor, err := c.endpoints.CheckIn(endpoint, want, len(buf))
 	if err != nil {
-		return 0, err
-	}
-	if len(buf) == 0 || len(buf) > maxTransfer || len(buf)%descriptor.MaxPacketSize != 0 {
-		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, fmt.Errorf("a buffer of %d bytes, needs a multiple of wMaxPacketSize %d up to %d",
-			len(buf), descriptor.MaxPacketSize, maxTransfer))
+		return 0, c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	s := command{kind: commandSubmit, in: true, endpoint: endpoint & 0x0F, flags: flagIn, length: len(buf)}
 	if want == usbtransport.TransferInterrupt {
@@ -123,8 +111,8 @@ func (c *claimed) interval(e usbtransport.EndpointDescriptor) uint32 {
 // ClearHalt implements usbtransport.Interface. The server does to the host's side of the endpoint what the request does to the device's.
 func (c *claimed) ClearHalt(ctx context.Context, endpoint uint8) error {
 	const op = "clear halt"
-	if _, known := c.endpoints[endpoint]; !known {
-		return c.fail(op, endpoint, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
+	if err := c.endpoints.CheckKnown(endpoint); err != nil {
+		return c.fail(op, endpoint, usbtransport.ErrInvalid, err)
 	}
 	setup := usbtransport.Setup{RequestType: recipientEndpoint, Request: requestClearFeature, Value: featureHalt, Index: uint16(endpoint)}
 	_, err := c.call(ctx, op, endpoint, func() outcome { return c.attachment.runControl(ctx, c.closing, setup, nil) })
@@ -165,20 +153,6 @@ func (c *claimed) Close() error {
 	c.release()
 	close(c.closed)
 	return nil
-}
-
-// endpoint looks an endpoint up and checks that it is of the kind that the call is for.
-func (c *claimed) endpoint(op string, address uint8, want usbtransport.TransferType, in bool) (usbtransport.EndpointDescriptor, error) {
-	descriptor, known := c.endpoints[address]
-	switch {
-	case !known:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the interface has no such endpoint"))
-	case descriptor.Type != want || descriptor.In() != in:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("the endpoint is of another type or direction"))
-	case descriptor.MaxPacketSize == 0:
-		return descriptor, c.fail(op, address, usbtransport.ErrInvalid, errors.New("wMaxPacketSize is 0"))
-	}
-	return descriptor, nil
 }
 
 // call runs a transfer between the beginning and the end of a call, and says how it ended.

@@ -281,12 +281,12 @@ func TestControlRequestsThatContradictThemselvesAreRefused(t *testing.T) {
 		p := newRig(t, Server{}).attach(t)
 		get := packSetup(usbtransport.Setup{RequestType: 0x80, Request: requestGetDescriptor, Value: 0x0100}, 18)
 		put := packSetup(usbtransport.Setup{RequestType: 0x40, Request: 1}, 4)
-		long := packSetup(usbtransport.Setup{RequestType: 0x40, Request: 1}, maxControl+1)
+		long := packSetup(usbtransport.Setup{RequestType: 0x40, Request: 1}, usbtransport.MaxControl+1)
 		for name, c := range map[string]command{
 			"in, sent out":         {kind: commandSubmit, length: 18, setup: get},
 			"out, asked for":       {kind: commandSubmit, in: true, length: 4, setup: put},
 			"another length":       {kind: commandSubmit, length: 5, setup: put},
-			"more than we can do":  {kind: commandSubmit, length: maxControl + 1, setup: long},
+			"more than we can do":  {kind: commandSubmit, length: usbtransport.MaxControl + 1, setup: long},
 			"no data, but wLength": {kind: commandSubmit, setup: put},
 		} {
 			n := p.submit(c, make([]byte, c.payload()))
@@ -555,8 +555,8 @@ func TestBytesThatWaitAreBounded(t *testing.T) {
 			return virtual.Fault{}
 		})
 		p := r.attach(t)
-		for range maxPendingBytes/maxTransfer + 1 {
-			p.out(string(make([]byte, maxTransfer)), 0)
+		for range maxPendingBytes/usbtransport.MaxTransfer + 1 {
+			p.out(string(make([]byte, usbtransport.MaxTransfer)), 0)
 		}
 		p.ended()
 	})

@@ -346,7 +346,7 @@ func (s *session) result(data []byte, n int, err error) result {
 func (s *session) control(j *job) result {
 	setup, length := setupOf(j.setup)
 	in := setup.RequestType&0x80 != 0
-	if length > 0 && in != j.in || !j.in && length != len(j.data) || !in && length > maxControl {
+	if length > 0 && in != j.in || !j.in && length != len(j.data) || !in && length > usbtransport.MaxControl {
 		return result{status: statusStalled}
 	}
 	switch {
@@ -363,7 +363,7 @@ func (s *session) control(j *job) result {
 	}
 	buf := j.data
 	if in {
-		buf = make([]byte, min(length, j.length, maxControl))
+		buf = make([]byte, min(length, j.length, usbtransport.MaxControl))
 	}
 	n, err := s.recipient(setup).Control(j.ctx, setup, buf)
 	return s.result(buf, min(n, len(buf)), err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/goccid/goccid/usbtransport"
 )
 
 // DefaultPort is the TCP port of USB/IP.
@@ -82,10 +84,6 @@ const (
 const (
 	// maxDevices bounds a list of devices. A USB bus has 127; nobody exports two full ones.
 	maxDevices = 256
-	// maxTransfer bounds the data of one transfer, in bytes. The longest CCID message has 65,556.
-	maxTransfer = 1 << 20
-	// maxControl bounds that of a control transfer, as usbtransport.Interface says.
-	maxControl = 4096
 )
 
 // opHeader is struct op_common: what every operation and its reply begin with.
@@ -300,7 +298,7 @@ type command struct {
 
 	// Of a submit.
 	flags    uint32
-	length   int // 0..maxTransfer; as many bytes follow the header of an OUT transfer
+	length   int // 0..usbtransport.MaxTransfer; as many bytes follow the header of an OUT transfer
 	interval uint32
 	setup    [setupSize]byte
 
@@ -358,8 +356,8 @@ func parseCommand(b []byte) (command, error) {
 		return command{}, violation("direction %d", direction)
 	case endpoint > 15:
 		return command{}, violation("endpoint %d", endpoint)
-	case length > maxTransfer:
-		return command{}, violation("transfer_buffer_length %d, at most %d is taken", length, maxTransfer)
+	case length > usbtransport.MaxTransfer:
+		return command{}, violation("transfer_buffer_length %d, at most %d is taken", length, usbtransport.MaxTransfer)
 	case packets != 0 && packets != notIsochronous:
 		return command{}, violation("number_of_packets %d: isochronous transfers are not supported", packets)
 	}
@@ -374,7 +372,7 @@ type reply struct {
 	kind     uint32 // replySubmit or replyUnlink
 	sequence uint32
 	status   status
-	// length is actual_length of a RET_SUBMIT, 0..maxTransfer; as many bytes follow the header of an IN transfer, and
+	// length is actual_length of a RET_SUBMIT, 0..usbtransport.MaxTransfer; as many bytes follow the header of an IN transfer, and
 	// only who knows the command knows whether it is one.
 	length int
 }
@@ -399,8 +397,8 @@ func parseReply(b []byte) (reply, error) {
 		return reply{}, violation("command %d from a server", r.kind)
 	}
 	length := binary.BigEndian.Uint32(b[24:])
-	if length > maxTransfer {
-		return reply{}, violation("actual_length %d, at most %d is taken", length, maxTransfer)
+	if length > usbtransport.MaxTransfer {
+		return reply{}, violation("actual_length %d, at most %d is taken", length, usbtransport.MaxTransfer)
 	}
 	r.length = int(length)
 	return r, nil

@@ -98,7 +98,7 @@ func TestHeadersThatBreakARuleAreRefused(t *testing.T) {
 		"no command":          with(submit, 0, 0),
 		"direction":           with(submit, 12, 2),
 		"endpoint":            with(submit, 16, 16),
-		"length":              with(submit, 24, maxTransfer+1),
+		"length":              with(submit, 24, usbtransport.MaxTransfer+1),
 		"negative length":     with(submit, 24, 0xFFFFFFFF),
 		"isochronous packets": with(submit, 32, 1),
 	} {
@@ -115,7 +115,7 @@ func TestHeadersThatBreakARuleAreRefused(t *testing.T) {
 		"short":           result[:47],
 		"long":            append(bytes.Clone(result), 0),
 		"a command":       with(result, 0, commandUnlink),
-		"length":          with(result, 24, maxTransfer+1),
+		"length":          with(result, 24, usbtransport.MaxTransfer+1),
 		"negative length": with(result, 24, 0x80000000),
 	} {
 		_, err := parseReply(b)
@@ -266,7 +266,7 @@ func FuzzHeaders(f *testing.F) {
 			again, err := parseCommand(c.append(nil))
 			require.NoError(t, err)
 			require.Equal(t, c, again)
-			require.LessOrEqual(t, c.payload(), maxTransfer)
+			require.LessOrEqual(t, c.payload(), usbtransport.MaxTransfer)
 		}
 		if r, err := parseReply(b); err == nil {
 			again, err := parseReply(r.append(nil))
