@@ -22,7 +22,7 @@ import (
 // Each package's tests in the guest are bounded; Go's own test timeout comes a little earlier, and prints where they hang.
 const (
 	suiteTimeout = 4 * time.Minute
-	longTimeout  = 9 * time.Minute // for those that pull the reader out 200 times
+	longTimeout  = 11 * time.Minute // for those that pull the reader out 200 times
 )
 
 // suite is one package's tests.
