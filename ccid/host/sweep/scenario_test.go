@@ -31,11 +31,13 @@ type scenario struct {
 	closes bool
 	// opens: the scenario opens the reader itself.
 	opens bool
+	// holder is how long a card's holder may take, which nobody can tell from a reader that is mute.
+	holder time.Duration
 }
 
 var errWrong = errors.New("wrong answer")
 
-// scenarios are all. PIN entry is to be added as one more entry.
+// scenarios are all.
 var scenarios = []scenario{
 	{name: "open", config: one(1, nil), opens: true, aside: 1, run: func(ctx context.Context, r *rig) error { return r.open(ctx) }},
 	{name: "power-on", config: one(1, nil), prepare: opened, run: powerOn},
@@ -47,6 +49,7 @@ var scenarios = []scenario{
 	{name: "T=1 characters", config: one(1, level(ccid.LevelCharacter)), prepare: connected, run: echoes(3)},
 	{name: "short APDU", config: one(1, level(ccid.LevelShortAPDU)), prepare: connected, run: echoes(1, slow)},
 	{name: "extended, chained", config: one(1, level(ccid.LevelExtendedAPDU)), prepare: connected, run: echoes(slow, 700)},
+	{name: "PIN entry", config: one(1, pinPad), prepare: connected, run: enterPIN, holder: 30 * time.Second},
 	{name: "escape", config: one(1, nil), prepare: opened, run: escape},
 	{name: "interrupt wait", config: one(1, nil), prepare: cardInserted, run: exchangeCards, aside: 4},
 	{name: "multi-slot", config: several, prepare: connected, run: parallel, aside: 12},
@@ -85,6 +88,11 @@ func level(l ccid.ExchangeLevel, more ...ccid.Features) func(*virtual.Config) {
 			}
 		}
 	}
+}
+
+func pinPad(c *virtual.Config) {
+	level(ccid.LevelTPDU)(c)
+	c.Override = func(d *ccid.ClassDescriptor) { d.BPINSupport = ccid.PINVerification }
 }
 
 // several has three slots that work at the same time.
@@ -182,6 +190,25 @@ func echoes(lengths ...int) func(context.Context, *rig) error {
 		}
 		return nil
 	}
+}
+
+// enterPIN has the PIN entered, and then proves that card and host agree on where they are.
+func enterPIN(ctx context.Context, r *rig) error {
+	// What an entry that was broken off has left is taken back first.
+	if err := r.device.Press("<<<<" + card.DefaultPIN + "#"); err != nil {
+		return err
+	}
+	got, err := r.reader.Slot(0).VerifyPIN(ctx, ccid.PINVerificationData{
+		BTimeOut: 30, BmFormatString: 0x82, BmPINBlockString: 0x04, WPINMaxExtraDigit: 0x0404, BEntryValidationCondition: ccid.PINKeyPressed,
+		BNumberMessage: 1, WLangID: 0x0409, PINAPDU: []byte{0x00, 0x20, 0x00, 0x01, 4, 0xFF, 0xFF, 0xFF, 0xFF},
+	})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, []byte{0x90, 0x00}) {
+		return fmt.Errorf("%w: % X to VERIFY", errWrong, got)
+	}
+	return echoes(1)(ctx, r)
 }
 
 func escape(ctx context.Context, r *rig) error {

@@ -279,7 +279,7 @@ func checkFault(ctx context.Context, r *rig, o outcome) error {
 	if errors.Is(o.err, usbtransport.ErrRemoved) || errors.Is(o.err, usbtransport.ErrClosed) || errors.Is(o.err, errWrong) {
 		return o.err
 	}
-	if o.elapsed > faultBound {
+	if o.elapsed > faultBound+r.scenario.holder {
 		return fmt.Errorf("took %v: %w", o.elapsed, o.err)
 	}
 	return checkAlive(ctx, r)
