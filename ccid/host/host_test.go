@@ -115,8 +115,7 @@ func newCard(t uint8) card.Card {
 func TestTransmitAtEachLevel(t *testing.T) {
 	for _, level := range levels {
 		for protocol := range uint8(2) {
-			t.Run(fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
-				t.Parallel()
+			bubble(t, fmt.Sprintf("%v T=%d", level, protocol), func(t *testing.T) {
 				r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}}, host.Options{})
 				r.connect(t)
 				p, ok := r.slot.Parameters()

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/goccid/goccid/apdu"
@@ -188,9 +189,20 @@ func (x *transmitterT0) transmit(ctx context.Context, command []byte) ([]byte, e
 		}
 	}
 	if err != nil {
+		if !turnedDown(err) {
+			// The card may be in the middle of the command: what it still says would pass for the next one's answer.
+			x.slot.lose()
+		}
 		return nil, err
 	}
 	return append([]byte(nil), step.Response...), nil
+}
+
+// turnedDown reports whether the command was refused as a whole, by the driver or by the reader.
+func turnedDown(err error) bool {
+	var failed *ccid.CommandError
+	return errors.As(err, &failed) || errors.Is(err, ErrTooLong) ||
+		errors.Is(err, t0.ErrCommand) || errors.Is(err, t0.ErrInstruction)
 }
 
 // tpduT0 is for readers that take a T=0 TPDU in one block (CCID 1.1 §3.2.1).

@@ -70,7 +70,7 @@ func (x shortAPDU) chain(ctx context.Context, parts []apdu.Command, secret bool)
 
 const (
 	swSuccess      apdu.StatusWord = 0x9000
-	insGetResponse                 = 0xC0
+	insGetResponse byte            = 0xC0
 )
 
 // fetch gets what a card announces with 61xx, as far as c asked for it.
