@@ -240,8 +240,8 @@ func demoPattern(n int) []byte {
 const (
 	unplugAt    = 60
 	unplugBytes = 50000
-	// noticed is how soon whoever waits must know of a removal.
-	noticed = 50 * time.Millisecond
+	// noticed is how soon whoever waits must know of a removal, with room for a machine that has other things to do.
+	noticed = 500 * time.Millisecond
 )
 
 func (d *demonstration) removal(ctx context.Context) (err error) {
