@@ -26,6 +26,8 @@ demo: ## Drive virtual readers through the whole stack (needs only Go)
 test: ## Run every test: without cgo, then with the race detector and libusb
 	CGO_ENABLED=0 $(GO) test ./...
 	./.ci/can-cgo && $(GO) test -race -tags libusb ./... || test "$$?" -eq 77
+	@echo "Runs passed, by what a reader does (rows) and what goes wrong at each of its USB transfers (columns):"
+	@CGO_ENABLED=0 $(GO) test -count=1 -run TestSweep -v ./ccid/host/sweep | grep '^|'
 
 test-vm: ## Run the drivers on a real kernel's USB stack in QEMU
 	./test/vm/run
