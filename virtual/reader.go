@@ -208,7 +208,7 @@ func (r *Reader) SetCard(slot int, c card.Card) (card.Card, error) {
 		}
 		slot -= len(f.slots)
 	}
-	return nil, fmt.Errorf("virtual: the reader has no such slot")
+	return nil, ErrNoSlot
 }
 
 // Slots is the number of slots of all interfaces.

@@ -1,17 +1,13 @@
 package virtual
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/goccid/goccid/ccid"
-	"github.com/goccid/goccid/virtual/card"
 )
 
 // Spec is a virtual reader as command lines describe it: KEY=VALUE, separated by commas.
@@ -57,6 +53,19 @@ type CardSpec struct {
 	Kind CardKind
 	// Address is HOST:PORT, for the vpcd kinds.
 	Address string
+}
+
+var cardNames = [...]string{NoCard: "none", CardT0: "t0", CardT1: "t1", CardVPCD: "vpcd", CardVPCDListen: "vpcd-listen"}
+
+// String returns what ParseCard takes.
+func (c CardSpec) String() string {
+	if int(c.Kind) >= len(cardNames) {
+		return "unknown"
+	}
+	if c.Address == "" {
+		return cardNames[c.Kind]
+	}
+	return cardNames[c.Kind] + ":" + c.Address
 }
 
 var errSpec = errors.New("virtual reader")
@@ -144,7 +153,7 @@ func (s *Spec) set(key, value string) (func(*ccid.ClassDescriptor), error) {
 		return nil, err
 	case "card":
 		for _, part := range strings.Split(value, "+") {
-			c, err := parseCard(strings.TrimSpace(part))
+			c, err := ParseCard(strings.TrimSpace(part))
 			if err != nil {
 				return nil, err
 			}
@@ -185,7 +194,8 @@ func number(key, value string, lowest, highest uint64) (uint64, error) {
 	return n, nil
 }
 
-func parseCard(value string) (CardSpec, error) {
+// ParseCard reads what a Spec has after "card=" for one slot. The error says what is possible.
+func ParseCard(value string) (CardSpec, error) {
 	kind, address, _ := strings.Cut(value, ":")
 	switch strings.ToLower(kind) {
 	case "t0", "t1", "none":
@@ -213,113 +223,4 @@ func parseCard(value string) (CardSpec, error) {
 func validPort(port string) bool {
 	_, err := strconv.ParseUint(port, 10, 16)
 	return err == nil
-}
-
-// Station is a reader made from a Spec, and what keeps cards from outside coming into its slots.
-type Station struct {
-	*Reader
-	cancel    context.CancelFunc
-	attending sync.WaitGroup
-	listeners []net.Addr
-}
-
-// Start makes the reader. Cards that have to be connected to must be there within ctx; cards that connect to us may
-// come, go and come again until Close.
-func (s Spec) Start(ctx context.Context) (*Station, error) {
-	r, err := NewReader(s.Config)
-	if err != nil {
-		return nil, err
-	}
-	life, cancel := context.WithCancel(context.Background())
-	station := &Station{Reader: r, cancel: cancel}
-	for slot, c := range s.Cards {
-		if err := station.insert(ctx, life, slot, c); err != nil {
-			return nil, errors.Join(err, station.Close())
-		}
-	}
-	return station, nil
-}
-
-// insert puts in what a CardSpec asks for. ctx bounds the start, life what goes on.
-func (s *Station) insert(ctx, life context.Context, slot int, c CardSpec) error {
-	var err error
-	switch c.Kind {
-	case CardT0:
-		_, err = s.SetCard(slot, card.NewT0())
-	case CardT1:
-		_, err = s.SetCard(slot, card.NewT1())
-	case CardVPCD:
-		var remote *card.Remote
-		if remote, err = card.DialVPCD(ctx, c.Address); err != nil {
-			return err
-		}
-		s.attending.Go(func() {
-			s.attend(life, slot, remote, func(ctx context.Context) (*card.Remote, error) { return redial(ctx, c.Address) })
-		})
-	case CardVPCDListen:
-		var config net.ListenConfig
-		l, listenErr := config.Listen(ctx, "tcp", c.Address)
-		if listenErr != nil {
-			return fmt.Errorf("virtual: wait for a card: %w", listenErr)
-		}
-		s.listeners = append(s.listeners, l.Addr())
-		s.attending.Go(func() {
-			defer func() { _ = l.Close() }()
-			s.attend(life, slot, nil, func(ctx context.Context) (*card.Remote, error) { return card.AcceptVPCD(ctx, l.(*net.TCPListener)) })
-		})
-	}
-	return err
-}
-
-// Listeners are the addresses at which cards are waited for, in the order of their slots.
-func (s *Station) Listeners() []net.Addr { return s.listeners }
-
-// redialInterval is how long to wait before a card that went is called again.
-const redialInterval = time.Second
-
-func redial(ctx context.Context, address string) (*card.Remote, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(redialInterval):
-		}
-		if remote, err := card.DialVPCD(ctx, address); err == nil {
-			return remote, nil
-		}
-	}
-}
-
-// attend keeps a slot filled with cards from outside, one after another, until ctx ends.
-func (s *Station) attend(ctx context.Context, slot int, remote *card.Remote, next func(context.Context) (*card.Remote, error)) {
-	for {
-		if remote == nil {
-			var err error
-			if remote, err = next(ctx); err != nil {
-				return
-			}
-		}
-		icc := card.New(remote, card.Options{})
-		s.replace(slot, icc)
-		select {
-		case <-remote.Gone():
-		case <-ctx.Done():
-		}
-		s.replace(slot, nil)
-		_ = icc.Close() // a connection that is at its end
-		remote = nil
-	}
-}
-
-// replace puts a card in, and leaves the one that was there to its owner.
-func (s *Station) replace(slot int, c card.Card) {
-	// The slot exists: ParseSpec and insert have used it.
-	_, _ = s.SetCard(slot, c)
-}
-
-// Close ends what brings cards, and the cards.
-func (s *Station) Close() error {
-	s.cancel()
-	s.attending.Wait()
-	return s.Reader.Close()
 }
