@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode/utf16"
 
-	"github.com/goccid/goccid/apdu"
 	"github.com/goccid/goccid/usbtransport"
 )
 
@@ -106,7 +105,7 @@ func (r *Recorder) CommentAPDU(device usbtransport.DeviceInfo, slot int, command
 	if len(shown) > shownAPDU {
 		more = fmt.Sprintf(" … (%d bytes)", len(shown))
 	}
-	r.Comment(device, fmt.Sprintf("slot %d: APDU % X%s", slot, shown[:min(len(shown), shownAPDU)], more))
+	r.Comment(device, fmt.Sprintf("slot %d: APDU %s%s", slot, spacedHex(shown[:min(len(shown), shownAPDU)]), more))
 }
 
 // hideAPDU hides also what an ENVELOPE carries.
@@ -351,24 +350,32 @@ func (i *recordedInterface) Control(ctx context.Context, setup usbtransport.Setu
 	p := i.submit(setup.RequestType&0x80, usbtransport.TransferControl, func(p *usbmonPacket) {
 		p.setup, p.length = setupBytes(setup, len(data)), len(data)
 		if !in {
-			p.data = i.hideRequest(data)
+			p.data = i.hideRequest(setup, data)
 		}
 	})
 	n, err := i.Interface.Control(ctx, setup, data)
 	var answer []byte
 	if in {
 		answer = received(data, n)
+		i.learnRequest(setup, answer)
 	}
 	i.complete(p, n, answer, err)
 	return n, err
 }
 
-// hideRequest hides PINs in the data of a control request: ICCD tokens take their APDUs there (ICCD 1.0 §6.2).
-func (i *recordedInterface) hideRequest(data []byte) []byte {
+// hideRequest hides PINs in the data of a control request: ICCD tokens take their APDUs there. It wants the recorder's mu
+// held.
+func (i *recordedInterface) hideRequest(setup usbtransport.Setup, data []byte) []byte {
 	if i.recorder.options.IncludeSecrets {
 		return data
 	}
-	return apdu.Redact(data)
+	return i.redactor.hideRequest(setup, data)
+}
+
+func (i *recordedInterface) learnRequest(setup usbtransport.Setup, answer []byte) {
+	i.recorder.mu.Lock()
+	defer i.recorder.mu.Unlock()
+	i.redactor.learnRequest(setup, answer)
 }
 
 // BulkOut implements usbtransport.Interface.
