@@ -39,7 +39,7 @@ func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.W
 			prefix = fmt.Sprintf("[guest %d] ", i+1)
 		}
 		running.Go(func() {
-			_, failures[i] = g.boot(ctx, scripts[i], &prefixer{prefix: prefix, mu: &mu, out: out})
+			failures[i] = g.run(ctx, scripts[i], opts.run, &prefixer{prefix: prefix, mu: &mu, out: out})
 		})
 	}
 	running.Wait()
@@ -47,6 +47,23 @@ func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.W
 		return 0, err
 	}
 	return summarize(guests, out)
+}
+
+// run boots a guest with the script that runs its suites, and runs those beside it that belong outside.
+func (g guest) run(ctx context.Context, script, pattern string, out io.Writer) error {
+	alive, ended := context.WithCancel(ctx)
+	defer ended()
+	var outside sync.WaitGroup
+	failures := make([]error, len(g.suites))
+	for i, s := range g.suites {
+		if s.outside {
+			outside.Go(func() { failures[i] = g.runOutside(alive, s, pattern, out) })
+		}
+	}
+	_, err := g.boot(ctx, script, out)
+	ended()
+	outside.Wait()
+	return errors.Join(append(failures, err)...)
 }
 
 // guests divides the suites among guests, each with a folder of its own.

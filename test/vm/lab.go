@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,7 @@ type lab struct {
 	repository string // the module's root
 	dir        string // this run's folder
 	share      string // below dir, the guest's /run/vm
+	port       int    // of this machine's loopback interface, leads to the guest's usbipd
 	tree       string // unpacked packages: the kernel, its modules, what is laid over this machine's files
 	kernel     string // the kernel's version
 }
@@ -81,8 +83,22 @@ func (l *lab) fill(ctx context.Context) error {
 	if err := makeCard(ctx, l.cardDir()); err != nil {
 		return fmt.Errorf("make the card's certificates: %w", err)
 	}
-	return nil
+	var err error
+	l.port, err = freePort()
+	return err
 }
+
+// freePort returns a TCP port that nobody listens on. Somebody else may take it before QEMU does; that ends the run.
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+// controlSocket is where tests outside of the guest have readers plugged and unplugged.
+func (l *lab) controlSocket() string { return filepath.Join(l.dir, "control") }
 
 func (l *lab) initramfs() string { return filepath.Join(l.dir, "initramfs") }
 

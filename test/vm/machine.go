@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/goccid/goccid/test/vm/hotplug"
@@ -65,6 +66,11 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 		return 0, err
 	}
 	defer port.Close()
+	control, err := listen(l.controlSocket())
+	if err != nil {
+		return 0, err
+	}
+	defer control.Close()
 
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", l.qemuArgs()...)
 	qemu.Stderr = os.Stderr
@@ -79,7 +85,7 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if err := l.serve(monitor, port); err != nil && ctx.Err() == nil {
+		if err := l.serve(monitor, port, control); err != nil && ctx.Err() == nil {
 			note("hot plug: %v", err) // the tests that need it fail by themselves
 		}
 	}()
@@ -90,6 +96,7 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 
 	monitor.Close()
 	port.Close()
+	control.Close()
 	<-served
 	switch {
 	case context.Cause(ctx) != nil:
@@ -123,6 +130,9 @@ func (l *lab) qemuArgs() []string {
 
 		"-chardev", "socket,id=monitor,path=" + filepath.Join(l.dir, "monitor"), "-mon", "chardev=monitor,mode=control",
 		"-chardev", "socket,id=port,path=" + filepath.Join(l.dir, "port"),
+		// From outside only usbipd can be reached, and nothing from inside.
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-10.0.2.15:3240", l.port),
+		"-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + hotplug.PortName,
 
 		"-device", "qemu-xhci,id=xhci",
@@ -196,8 +206,9 @@ func follow(serial io.Reader, out io.Writer, booted func()) (status int, err err
 	return 0, errors.New("the guest ended before its script did")
 }
 
-// serve plugs and unplugs the reader as the guest asks for it, until QEMU or the listeners end.
-func (l *lab) serve(monitor, port *net.UnixListener) error {
+// serve plugs and unplugs the reader as the guest asks for it, and tests outside of it over control, until QEMU or the
+// listeners end.
+func (l *lab) serve(monitor, port, control *net.UnixListener) error {
 	monitorConn, err := monitor.Accept()
 	if err != nil {
 		return nil // QEMU ended before it connected, and says itself why
@@ -213,7 +224,28 @@ func (l *lab) serve(monitor, port *net.UnixListener) error {
 	if err != nil {
 		return err
 	}
-	return hotplug.Serve(portConn, func(request hotplug.Request) error { return l.act(qmp, request) })
+	var turn sync.Mutex
+	act := func(request hotplug.Request) error {
+		turn.Lock()
+		defer turn.Unlock()
+		return l.act(qmp, request)
+	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer control.Close()
+	serving.Go(func() {
+		for {
+			conn, err := control.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				_ = hotplug.Serve(conn, act) // the test that asks finds out
+			})
+		}
+	})
+	return hotplug.Serve(portConn, act)
 }
 
 // act carries out one request of the guest.

@@ -30,6 +30,8 @@ type suite struct {
 	pkg    string // as the go command takes it: ./usbtransport/usbfs
 	tags   string // build tags; cgo is off without
 	probes bool   // needs ccid-probe
+	// outside says that the tests run on this machine, while their guest exports its reader over USB/IP.
+	outside bool
 	// guest tells which suites run in the same guest, one after the other. Guests run at the same time: those tests
 	// mostly wait for USB's own delays.
 	guest   int
@@ -42,6 +44,7 @@ func suites() []suite {
 		{pkg: "./usbtransport/usbfs", guest: 1, timeout: suiteTimeout},
 		{pkg: "./usbtransport/libusb", tags: "libusb", guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/guest", probes: true, guest: 1, timeout: suiteTimeout},
+		{pkg: "./test/vm/outside", outside: true, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, timeout: longTimeout},
 		{pkg: "./test/vm/stock", guest: 3, timeout: longTimeout},
 	}
@@ -90,7 +93,11 @@ func (l *lab) build(ctx context.Context, selected []suite, opts options) (script
 		if err := l.goTool(ctx, s.tags, append(args, s.pkg)...); err != nil {
 			return "", err
 		}
-		lines = append(lines, l.suiteScript(s, opts.run))
+		if s.outside {
+			lines = append(lines, s.exportScript())
+		} else {
+			lines = append(lines, l.suiteScript(s, opts.run))
+		}
 	}
 	return strings.Join(lines, "\n"), nil
 }
@@ -98,10 +105,25 @@ func (l *lab) build(ctx context.Context, selected []suite, opts options) (script
 // suiteScript is the part of the guest's script that runs one suite. It leaves what the tests print, and their exit
 // status, in the share.
 func (l *lab) suiteScript(s suite, pattern string) string {
-	test := fmt.Sprintf("/run/bin/%s.test -test.v -test.timeout %s -test.run %s", s.name(), s.timeout, quote(pattern))
-	return fmt.Sprintf("echo '== %s'\n(cd %s && timeout --signal=KILL %d %s) 2>&1 | tee %s\necho ${PIPESTATUS[0]} >%s",
-		s.pkg, quote(filepath.Join(l.repository, s.pkg)), int(s.timeout.Seconds())+20, test,
+	return fmt.Sprintf("echo '== %s'\n(cd %s && timeout --signal=KILL %d /run/bin/%s.test %s) 2>&1 | tee %s\necho ${PIPESTATUS[0]} >%s",
+		s.pkg, quote(filepath.Join(l.repository, s.pkg)), int(s.killed().Seconds()), s.name(), quoteAll(s.testFlags(pattern)),
 		"/run/vm/"+s.name()+".out", "/run/vm/"+s.name()+".status")
+}
+
+// killed is when a suite that does not end by itself is killed.
+func (s suite) killed() time.Duration { return s.timeout + 20*time.Second }
+
+// testFlags are the arguments of the suite's test program.
+func (s suite) testFlags(pattern string) []string {
+	return []string{"-test.v", "-test.timeout", s.timeout.String(), "-test.run", pattern}
+}
+
+func quoteAll(words []string) string {
+	text := ""
+	for _, word := range words {
+		text += " " + quote(word)
+	}
+	return text
 }
 
 // goTool runs the go command in the module's folder. Without build tags, cgo is off, as in the project's own builds.

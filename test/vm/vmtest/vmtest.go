@@ -5,6 +5,8 @@ package vmtest
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -72,7 +74,7 @@ func InsertCard(t testing.TB) {
 // Ask has the host carry out one action, for other goroutines than the test's own, one at a time. It returns when
 // QEMU has done it, which may be before the guest's kernel has noticed.
 func Ask(request hotplug.Request) error {
-	port, err := openPort()
+	port, err := openHost()
 	if err != nil {
 		return fmt.Errorf("vmtest: %w", err)
 	}
@@ -110,6 +112,33 @@ func Seed(t testing.TB) uint64 {
 	}
 	t.Logf("%s=%d", seedVariable, seed)
 	return seed
+}
+
+// host is a line to the host.
+type host interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
+// controlVariable names the socket by which tests outside of the guest talk to the host.
+const controlVariable = "GOCCID_VM_CONTROL"
+
+func openHost() (host, error) {
+	if socket := os.Getenv(controlVariable); socket != "" {
+		return net.Dial("unix", socket)
+	}
+	return openPort()
+}
+
+// Outside skips the test unless it runs outside of a guest that exports its reader over USB/IP, and returns the address of
+// that server. The reader is to be plugged in at the end.
+func Outside(t testing.TB) (address string) {
+	t.Helper()
+	address = os.Getenv("GOCCID_VM_USBIP")
+	if address == "" {
+		t.Skip("needs the VM's reader: run it with test/vm/run")
+	}
+	return address
 }
 
 // openPort opens the serial port to the host. No udevd has made a link to it, so it is found by its name in sysfs.
