@@ -137,6 +137,14 @@ func get32(b []byte, off int) uint32 { return binary.LittleEndian.Uint32(b[off:]
 // putName writes a name and leaves at least one NUL after it.
 func putName(field []byte, name string) { copy(field[:len(field)-1], name) }
 
+// upToNUL returns the text before the first NUL, or all.
+func upToNUL(field []byte) string {
+	if n := bytes.IndexByte(field, 0); n >= 0 {
+		field = field[:n]
+	}
+	return string(field)
+}
+
 // getName reads a name up to its NUL, which must exist: C programs on the other
 // side would read past the field.
 func getName(field []byte) (string, error) {
