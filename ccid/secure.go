@@ -239,18 +239,27 @@ func (p PINModificationData) Indices() int {
 // AppendBinary appends the data of a Secure message, from bPINOperation on. It is an ErrMessage when PINAPDU is shorter
 // than 4 bytes, or for a BNumberMessage that leaves the length of the structure open.
 func (p PINModificationData) AppendBinary(dst []byte) ([]byte, error) {
+	if err := p.checkNumberMessage(); err != nil {
+		return dst, err
+	}
+	return p.AppendWithIndices(dst, p.Indices())
+}
+
+// AppendWithIndices is AppendBinary with this many of bMsgIndex1..3, whatever BNumberMessage says: there are readers that take
+// the structure only so. It is an ErrMessage when PINAPDU is shorter than 4 bytes, or for any number but 1..3.
+func (p PINModificationData) AppendWithIndices(dst []byte, indices int) ([]byte, error) {
 	if len(p.PINAPDU) < minPINAPDU {
 		return dst, errPINAPDU(len(p.PINAPDU))
 	}
-	if err := p.checkNumberMessage(); err != nil {
-		return dst, err
+	if indices < 1 || indices > len(p.BMsgIndex) {
+		return dst, fmt.Errorf("%w: %d of bMsgIndex1..3", ErrMessage, indices)
 	}
 	dst = append(dst, uint8(PINModify), p.BTimeOut, uint8(p.BmFormatString), uint8(p.BmPINBlockString), uint8(p.BmPINLengthFormat),
 		p.BInsertionOffsetOld, p.BInsertionOffsetNew)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(p.WPINMaxExtraDigit))
 	dst = append(dst, uint8(p.BConfirmPIN), uint8(p.BEntryValidationCondition), p.BNumberMessage)
 	dst = binary.LittleEndian.AppendUint16(dst, p.WLangID)
-	dst = append(dst, p.BMsgIndex[:p.Indices()]...)
+	dst = append(dst, p.BMsgIndex[:indices]...)
 	dst = append(dst, p.BTeoPrologue[:]...)
 	return append(dst, p.PINAPDU...), nil
 }

@@ -1,10 +1,12 @@
 package ifdhandler
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/host"
@@ -90,13 +92,14 @@ const anyCondition = 7
 // pinProperties answers IFD_PIN_PROPERTIES: PIN_PROPERTIES_STRUCTURE (PC/SC part 10 §2.6.10).
 func pinProperties(c *channel) []byte {
 	const timeOut2 = 0 // the same time for the first and for further digits
-	return append(binary.LittleEndian.AppendUint16(nil, c.reader.Class().WLcdLayout), anyCondition, timeOut2)
+	condition := cmp.Or(c.reader.PINProperties().Condition, anyCondition)
+	return append(binary.LittleEndian.AppendUint16(nil, c.reader.Class().WLcdLayout), uint8(condition), timeOut2)
 }
 
 // properties answers GET_TLV_PROPERTIES: for each property its tag, the value's length, and the value, least significant
-// byte first (PC/SC part 10 §2.6.14).
-func properties(c *channel) []byte {
-	class, info := c.reader.Class(), c.reader.Device().Info()
+// byte first (PC/SC part 10 §2.6.14). Those that are not known are left out.
+func properties(ctx context.Context, c *channel) []byte {
+	class, info, pad := c.reader.Class(), c.reader.Device().Info(), c.reader.PINProperties()
 	var out []byte
 	add := func(p Property, value ...byte) { out = append(append(out, byte(p), byte(len(value))), value...) }
 	word := func(p Property, value uint16) { add(p, byte(value), byte(value>>8)) }
@@ -107,6 +110,17 @@ func properties(c *channel) []byte {
 		word(PropertyLcdMaxLines, class.WLcdLayout>>8)
 	}
 	add(PropertyTimeOut2, 0)
+	if version, err := c.slot.FirmwareVersion(ctx); err == nil && version != "" {
+		version = version[:min(len(version), math.MaxUint8)]
+		add(PropertyFirmwareID, []byte(version)...)
+	}
+	if pad.MaxSize > 0 {
+		add(PropertyMinPINSize, pad.MinSize)
+		add(PropertyMaxPINSize, pad.MaxSize)
+	}
+	if pad.Condition != 0 {
+		add(PropertyEntryValidationCondition, uint8(pad.Condition))
+	}
 	add(PropertyPPDUSupport, 0)
 	word(PropertyVendorID, info.IDVendor)
 	word(PropertyProductID, info.IDProduct)

@@ -113,7 +113,7 @@ func direct(c *channel, f Feature) func(context.Context, *channel, []byte) ([]by
 	case f == FeatureIFDPINProperties && support != 0:
 		return func(context.Context, *channel, []byte) ([]byte, error) { return pinProperties(c), nil }
 	case f == FeatureGetTLVProperties:
-		return func(context.Context, *channel, []byte) ([]byte, error) { return properties(c), nil }
+		return func(ctx context.Context, c *channel, _ []byte) ([]byte, error) { return properties(ctx, c), nil }
 	}
 	return nil
 }

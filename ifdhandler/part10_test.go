@@ -224,3 +224,36 @@ func FuzzPINStructures(f *testing.F) {
 		})
 	})
 }
+
+// TestPropertiesHaveWhatIsKnownOfThePINPad has a reader that tells its firmware's version, and one that refuses to.
+func TestPropertiesHaveWhatIsKnownOfThePINPad(t *testing.T) {
+	const (
+		pinProperties = 0x4233000A
+		tlvProperties = 0x42330012
+		row           = "[[quirk]]\nid = \"test\"\nreader = [\"*:*\"]\nset.escape.firmware_version = \"02\"\n" +
+			"set.pin_pad = { min_size = 4, max_size = 8, validation_condition = 2 }\n"
+	)
+	for _, tells := range []bool{true, false} {
+		table, err := (*quirks.Table)(nil).Extend("test.toml", []byte(row))
+		require.NoError(t, err)
+		r := newRig(t, virtual.Config{
+			Override: func(d *ccid.ClassDescriptor) { d.BPINSupport, d.WLcdLayout = 3, 0 },
+			Escape: func(_ uint8, data []byte) ([]byte, ccid.ErrorCode, bool) {
+				return []byte("V1.0"), ccid.ErrorCommandNotSupported, tells && len(data) == 1 && data[0] == 2
+			},
+		}, ifdhandler.Policy{})
+		r.Handler = ifdhandler.New(ifdhandler.Options{Backend: r.bus, Reader: host.Options{Quirks: table}})
+		r.open(t)
+		got, err := r.Control(t.Context(), lun, pinProperties, nil)
+		require.NoError(t, err)
+		require.Equal(t, []byte{0, 0, 2, 0}, got)
+		got, err = r.Control(t.Context(), lun, tlvProperties, nil)
+		require.NoError(t, err)
+		want := []byte{1, 2, 0, 0, 3, 1, 0}
+		if tells {
+			want = append(want, 8, 4, 'V', '1', '.', '0')
+		}
+		want = append(want, 6, 1, 4, 7, 1, 8, 2, 1, 2)
+		require.Equal(t, want, got[:len(want)])
+	}
+}

@@ -35,6 +35,7 @@ func (s *Slot) VerifyPIN(ctx context.Context, p ccid.PINVerificationData) ([]byt
 			p.BTeoPrologue = prologue
 			return s.reader.verification(p).AppendBinary(nil)
 		},
+		prepare: func(ctx context.Context) error { return s.prepareEntry(ctx, p) },
 	})
 }
 
@@ -46,30 +47,10 @@ func (s *Slot) ModifyPIN(ctx context.Context, p ccid.PINModificationData) ([]byt
 		needs: ccid.PINModification, length: len(p.PINAPDU), wait: s.reader.deadlines.pin(p.BTimeOut, p.BConfirmPIN.Entries()),
 		encode: func(prologue [3]byte) ([]byte, error) {
 			p.BTeoPrologue = prologue
-			return s.reader.modification(p).AppendBinary(nil)
+			return s.reader.modification(p)
 		},
+		prepare: func(context.Context) error { return nil },
 	})
-}
-
-// verification returns a PIN verification as this reader takes it.
-func (r *Reader) verification(p ccid.PINVerificationData) ccid.PINVerificationData {
-	p.BEntryValidationCondition = condition(p.BEntryValidationCondition)
-	return p
-}
-
-// modification returns a PIN modification as this reader takes it.
-func (r *Reader) modification(p ccid.PINModificationData) ccid.PINModificationData {
-	p.BEntryValidationCondition = condition(p.BEntryValidationCondition)
-	return p
-}
-
-// condition puts the validation key in for values that the specification does not have: applications send 0, and readers
-// refuse it.
-func condition(c ccid.PINCondition) ccid.PINCondition {
-	if !c.Valid() {
-		return ccid.PINKeyPressed
-	}
-	return c
 }
 
 // pinEntry is a PIN to be entered on the reader.
@@ -79,6 +60,8 @@ type pinEntry struct {
 	wait   time.Duration
 	// encode makes the data of the Secure message.
 	encode func(prologue [3]byte) ([]byte, error)
+	// prepare does what has to be done before that is sent.
+	prepare func(ctx context.Context) error
 }
 
 // pinTransmitter is a transmitter that leaves it to the reader to complete a command.
@@ -104,6 +87,9 @@ func (s *Slot) enterPIN(ctx context.Context, op string, e pinEntry) ([]byte, err
 			return ErrNotPowered
 		case !ok:
 			return ErrNoProtocol
+		}
+		if err := e.prepare(ctx); err != nil {
+			return err
 		}
 		s.used = true
 		response, err = pad.enterPIN(ctx, e)

@@ -2,14 +2,12 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
 	"github.com/goccid/goccid/apdu"
-	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/quirks"
 )
 
@@ -42,7 +40,8 @@ func Refusal(f Function, table *quirks.Table) error {
 func (f Function) QuirkDevice() quirks.Device {
 	d := f.Device
 	return quirks.Device{
-		VID: d.IDVendor, PID: d.IDProduct, BcdDevice: d.BCDDevice, Serial: d.SerialNumber, Class: f.Class, OS: runtime.GOOS,
+		VID: d.IDVendor, PID: d.IDProduct, BcdDevice: d.BCDDevice, Serial: d.SerialNumber, Class: f.Class,
+		Interface: f.Interface.Number, OS: runtime.GOOS,
 	}
 }
 
@@ -58,11 +57,7 @@ func (r *Reader) protocolFor(raw []byte) quirks.Protocol {
 func (r *Reader) sendEscapes(ctx context.Context) error {
 	for _, command := range r.quirks.Escape.AtOpen {
 		_, err := r.slots[0].escape(ctx, command)
-		var failed *ccid.CommandError
-		switch {
-		case errors.As(err, &failed):
-			r.log.Debugf("escape % X: %v", command, err)
-		case err != nil:
+		if err := r.tolerated(ctx, command, err); err != nil {
 			return err
 		}
 	}

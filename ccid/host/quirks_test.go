@@ -534,7 +534,7 @@ func asksFor(t *testing.T, r *quirkRun, d time.Duration) int {
 
 // TestQuirksChangeWhatTheDriverDoes opens the same reader without and with a row of each kind.
 func TestQuirksChangeWhatTheDriverDoes(t *testing.T) {
-	for _, c := range quirkCases() {
+	for _, c := range append(quirkCases(), pinQuirkCases()...) {
 		bubble(t, c.keys+" by "+c.id, func(t *testing.T) {
 			without, with := c.tables(t)
 			require.Equal(t, c.without, c.run(t, without), "without the row")
@@ -544,11 +544,11 @@ func TestQuirksChangeWhatTheDriverDoes(t *testing.T) {
 }
 
 // elsewhere are settings that other code acts on, with tests of its own.
-var elsewhere = []string{"pin_pad.", "escape.always", "escape.allow", "escape.firmware_version"}
+var elsewhere = []string{"pin_pad.mct", "escape.always", "escape.allow"}
 
 func TestEveryKindOfQuirkIsTested(t *testing.T) {
 	tested := map[string]bool{}
-	for _, c := range quirkCases() {
+	for _, c := range append(quirkCases(), pinQuirkCases()...) {
 		for _, key := range strings.Fields(c.keys) {
 			tested[key] = true
 		}

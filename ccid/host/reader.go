@@ -48,6 +48,8 @@ type Reader struct {
 	// announced is the class descriptor as the reader has it; quirks is what the reader needs.
 	announced *ccid.ClassDescriptor
 	quirks    quirks.Settings
+	// firmware is what the reader told of its PIN pad when it was opened, nil where it did not.
+	firmware *pinFirmware
 
 	name   Name
 	log    logrus.FieldLogger
@@ -206,6 +208,7 @@ func (r *Reader) setLog(log logrus.FieldLogger) {
 func (r *Reader) prepare(ctx context.Context) error {
 	r.slots[0].begin("open")
 	defer r.slots[0].begin("")
+	opened := time.Now()
 	if err := r.pause(ctx, r.quirks.Timing.WarmUpDelay); err != nil {
 		return err
 	}
@@ -223,6 +226,9 @@ func (r *Reader) prepare(ctx context.Context) error {
 		r.dropNotification(ctx)
 	}
 	if err := r.warmUp(ctx); err != nil {
+		return err
+	}
+	if err := r.setUpPINPad(ctx, opened); err != nil {
 		return err
 	}
 	return r.sendEscapes(ctx)

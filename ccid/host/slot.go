@@ -204,10 +204,19 @@ func (s *Slot) Escape(ctx context.Context, data []byte) ([]byte, error) {
 }
 
 func (s *Slot) escape(ctx context.Context, data []byte) ([]byte, error) {
+	return s.escapeWithin(ctx, data, s.reader.deadlines.escape())
+}
+
+// setUp sends an Escape command that needs no card and that the reader answers from what it has.
+func (s *Slot) setUp(ctx context.Context, data []byte) ([]byte, error) {
+	return s.escapeWithin(ctx, data, s.reader.deadlines.status())
+}
+
+func (s *Slot) escapeWithin(ctx context.Context, data []byte, wait time.Duration) ([]byte, error) {
 	if len(data) > s.reader.MaxCommand() {
 		return nil, ErrTooLong
 	}
-	resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: s.reader.deadlines.escape()})
+	resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: wait})
 	return resp.Data, err
 }
 

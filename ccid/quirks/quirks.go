@@ -44,6 +44,8 @@ type Device struct {
 	Class *ccid.ClassDescriptor
 	// ATR is that of the card in the slot. Rows about cards apply only with it: a driver that serves a card asks anew.
 	ATR []byte
+	// Interface is bInterfaceNumber of the reader's interface, which tells the readers of a composite device apart.
+	Interface uint8
 	// OS is the system that the driver runs on, runtime.GOOS. Rows about a system apply only there.
 	OS string
 }

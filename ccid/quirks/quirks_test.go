@@ -134,6 +134,10 @@ func TestConditions(t *testing.T) {
 	}{
 		{`serial = "1234"`, twin, true},
 		{`serial = "1235"`, twin, false},
+		{`interface = 0`, twin, true},
+		{`interface = 1`, twin, false},
+		{`interface = 1`, Device{VID: 0x08E6, PID: 0x3437, Interface: 1}, true},
+		{`interface = 0`, Device{VID: 0x08E6, PID: 0x3437, Interface: 1}, false},
 		{`os = "linux"`, Device{OS: "linux"}, true},
 		{`os = "linux"`, Device{}, false},
 		{`bcd_device = "2.00"`, twin, true},

@@ -27,21 +27,22 @@ type document struct {
 
 // row is one quirk: on which readers, what, why, and who says so. All conditions that are there must be met.
 type row struct {
-	ID       rowID               `toml:"id"`
-	Name     string              `toml:"name"`       // of the readers, for people
-	Readers  []readers           `toml:"reader"`     // VID:PID, any of them
-	Versions versions            `toml:"bcd_device"` // of the firmware
-	Serial   string              `toml:"serial"`     // the device's serial number
-	Class    map[string]uint32   `toml:"class"`      // values of fields of the class descriptor, by their names there
-	Level    *ccid.ExchangeLevel `toml:"level"`      // that the class descriptor announces
-	ATR      Pattern             `toml:"atr"`        // of the card
-	OS       string              `toml:"os"`         // as runtime.GOOS has it
-	Optional bool                `toml:"optional"`   // off unless another row enables it
-	Reason   string              `toml:"reason"`
-	Source   string              `toml:"source"`
-	Disable  []rowID             `toml:"disable"` // rows before this one to switch off
-	Enable   []rowID             `toml:"enable"`  // rows before this one to switch on, or on again
-	Set      Settings            `toml:"set"`
+	ID        rowID               `toml:"id"`
+	Name      string              `toml:"name"`       // of the readers, for people
+	Readers   []readers           `toml:"reader"`     // VID:PID, any of them
+	Versions  versions            `toml:"bcd_device"` // of the firmware
+	Serial    string              `toml:"serial"`     // the device's serial number
+	Interface *uint8              `toml:"interface"`  // number of the reader's interface in a composite device
+	Class     map[string]uint32   `toml:"class"`      // values of fields of the class descriptor, by their names there
+	Level     *ccid.ExchangeLevel `toml:"level"`      // that the class descriptor announces
+	ATR       Pattern             `toml:"atr"`        // of the card
+	OS        string              `toml:"os"`         // as runtime.GOOS has it
+	Optional  bool                `toml:"optional"`   // off unless another row enables it
+	Reason    string              `toml:"reason"`
+	Source    string              `toml:"source"`
+	Disable   []rowID             `toml:"disable"` // rows before this one to switch off
+	Enable    []rowID             `toml:"enable"`  // rows before this one to switch on, or on again
+	Set       Settings            `toml:"set"`
 
 	origin      string // "file:line"
 	line        int
@@ -154,6 +155,7 @@ func (r *row) match(d Device) bool {
 	return slices.ContainsFunc(r.Readers, func(ids readers) bool { return ids.match(d.VID, d.PID) }) &&
 		r.Versions.match(d.BcdDevice) &&
 		(r.Serial == "" || r.Serial == d.Serial) &&
+		(r.Interface == nil || *r.Interface == d.Interface) &&
 		(r.OS == "" || r.OS == d.OS) &&
 		(len(r.ATR.value) == 0 || r.ATR.Match(d.ATR)) &&
 		r.matchClass(d.Class)
