@@ -50,7 +50,7 @@ func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) er
 			return usage("", "%w", err)
 		}
 		return nil
-	case s.reader == "" && len(p.opts.virtual) == 0:
+	case s.reader == "" && !p.opts.elsewhere():
 		return usage(exampleATR+"\nOr of the card in the first reader: ccid-probe atr --reader 0", "no ATR given")
 	}
 	return p.withSlot(ctx, s, func(slot *host.Slot) error {

@@ -62,16 +62,8 @@ func (p *program) overview(ctx context.Context, _ []string) error {
 	if err != nil || p.opts.json {
 		return err
 	}
-	p.out.printf("\n%s\n", nextStep(readers, strings.Join(virtualFlags(p.opts.virtual), "")))
+	p.out.printf("\n%s\n", nextStep(readers, p.opts.elsewhereFlags()))
 	return nil
-}
-
-func virtualFlags(specs []string) []string {
-	var list []string
-	for _, spec := range specs {
-		list = append(list, " --virtual "+quoted(spec))
-	}
-	return list
 }
 
 // quoted is an argument as a shell takes it.

@@ -119,7 +119,7 @@ func (p *program) backends(ctx context.Context) (list []usbtransport.Backend, cl
 		}
 		return errors.Join(errs...)
 	}
-	if p.opts.usb != "" || len(p.opts.virtual) == 0 {
+	if p.opts.usb != "" || !p.opts.elsewhere() {
 		name := p.opts.usb
 		if name == "" {
 			name = "usbfs"
@@ -132,6 +132,13 @@ func (p *program) backends(ctx context.Context) (list []usbtransport.Backend, cl
 		if c, ok := backend.(interface{ Close() error }); ok {
 			closers = append(closers, c.Close)
 		}
+	}
+	for _, server := range p.opts.usbip {
+		backend, err := p.openUSBIP(server)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		list = append(list, backend)
 	}
 	if len(p.opts.virtual) > 0 {
 		v, err := p.plugVirtual(ctx)
@@ -172,8 +179,11 @@ func (p *program) adviceOnOpen(c candidate, err error) []string {
 	if errors.As(err, &refused) {
 		return overruling(c, refused)
 	}
-	if c.backend.Name() == virtualName {
+	switch c.backend.Name() {
+	case virtualName:
 		return nil
+	case usbipName:
+		return adviceOnImport(err)
 	}
 	return p.machine().Open(c.info(), err)
 }

@@ -20,6 +20,8 @@ import (
 
 // environment is all that the program has of the world.
 type environment struct {
+	// stdin is nil where there is none.
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	// root has the machine's files from / on: the list of known cards, and what tells why there is no reader.
@@ -31,7 +33,7 @@ type environment struct {
 
 func osEnvironment() environment {
 	return environment{
-		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, root: os.DirFS("/"), goos: runtime.GOOS, openUSB: openUSB,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, root: os.DirFS("/"), goos: runtime.GOOS, openUSB: openUSB,
 	}
 }
 
@@ -48,6 +50,7 @@ type options struct {
 	json     bool
 	usb      string
 	virtual  []string
+	usbip    []string
 	timeout  time.Duration
 	logLevel string
 	verbose  int
@@ -105,13 +108,14 @@ Without a command it lists the readers and says what to do next.
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
 	flags.BoolVar(&p.opts.json, "json", false, "write JSON for programs")
-	flags.StringVar(&p.opts.usb, "usb", "", "use real readers through `BACKEND`: usbfs or libusb (default usbfs; none with --virtual)")
+	flags.StringVar(&p.opts.usb, "usb", "", "use real readers through `BACKEND`: usbfs or libusb (default usbfs; none with --virtual or --usbip)")
+	flags.StringArrayVar(&p.opts.usbip, "usbip", nil, "use the readers that a USB/IP server exports, all or that with a bus ID; repeatable.\n`SERVER`: HOST[:PORT][/BUSID], as 192.0.2.7:3240/1-1.2")
 	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: level character|tpdu|short|extended,\ncard t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT")
 	flags.DurationVar(&p.opts.timeout, "timeout", defaultTimeout, "longest wait for one step: opening a reader, powering a card, one APDU")
 	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
 	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
 	flags.StringVar(&p.opts.quirksDir, "quirks-dir", quirksDir, "read quirks of readers from the *.toml files of this `DIRECTORY`, beside those built in")
-	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand())
+	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand(), p.virtualCommand())
 	// -h anywhere shows usage; an unknown flag does not, the message says it all.
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "%w", err)

@@ -29,6 +29,8 @@ func (m Machine) NoReader(s Search) []string {
 	switch {
 	case errors.Is(s.Err, usbtransport.ErrNotSupported) && m.GOOS != "linux":
 		lines = append(lines, "Without cgo there is no USB on "+m.GOOS+": build with \"go build -tags libusb ./cmd/ccid-probe\" and run with --usb libusb.")
+	case s.Backend == "usbip":
+		lines = append(lines, overUSBIP(s)...)
 	case s.Err != nil:
 		lines = append(lines, fmt.Sprintf("USB devices can't be listed: %v.", s.Err))
 	case len(s.Devices) == 0:
@@ -37,6 +39,24 @@ func (m Machine) NoReader(s Search) []string {
 		lines = append(lines, foreign(s.Devices)...)
 	}
 	return append(lines, "No reader at hand? A virtual one needs no hardware and no rights:", "  "+TryVirtual)
+}
+
+// overUSBIP says why a USB/IP server may have no reader.
+func overUSBIP(s Search) []string {
+	switch {
+	case s.Err != nil:
+		return []string{
+			fmt.Sprintf("The USB/IP server does not answer: %v.", s.Err),
+			"Does usbipd run there, and does a firewall let its port through? On its machine \"usbip list -r 127.0.0.1\" asks it.",
+		}
+	case len(s.Devices) == 0:
+		return []string{
+			"The USB/IP server exports nothing that is free, or not under this bus ID. On its machine:",
+			"  usbip list --local; sudo usbip bind --busid BUSID    (Linux)",
+			"  usbipd list; usbipd bind --busid BUSID               (Windows)",
+		}
+	}
+	return foreign(s.Devices)
 }
 
 func (m Machine) noDevices(backend string) []string {

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/goccid/goccid/usbtransport"
+	"github.com/goccid/goccid/usbtransport/usbip"
+)
+
+// usbipName is the name of a usbip.Backend.
+const usbipName = "usbip"
+
+// elsewhere reports whether the flags name readers that are not at this machine's USB.
+func (o options) elsewhere() bool { return len(o.virtual)+len(o.usbip) > 0 }
+
+// elsewhereFlags are the flags that name them, for a command line that is proposed.
+func (o options) elsewhereFlags() string {
+	var b strings.Builder
+	for _, server := range o.usbip {
+		b.WriteString(" --usbip " + quoted(server))
+	}
+	for _, spec := range o.virtual {
+		b.WriteString(" --virtual " + quoted(spec))
+	}
+	return b.String()
+}
+
+// openUSBIP makes a client of a server, given as HOST[:PORT][/BUSID].
+func (p *program) openUSBIP(server string) (usbtransport.Backend, error) {
+	address, busID, restricted := strings.Cut(server, "/")
+	if strings.Trim(address, "[]:") == "" || restricted && busID == "" {
+		return nil, usage("As in: --usbip 192.0.2.7:3240, or --usbip 192.0.2.7/1-1.2 for the device with that bus ID", "--usbip %q: HOST[:PORT][/BUSID] is needed", server)
+	}
+	return usbip.New(usbip.Options{Address: address, BusID: busID, Logger: p.log}), nil
+}
+
+// adviceOnImport says what can be done about a reader that a server does not give.
+func adviceOnImport(err error) []string {
+	if errors.Is(err, usbtransport.ErrBusy) {
+		return []string{"Another client of the USB/IP server has imported the device, or a program there uses it."}
+	}
+	return nil
+}
