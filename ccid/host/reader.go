@@ -33,6 +33,8 @@ type Options struct {
 	FriendlyName string
 	// NoInterfaceName and NoSerial leave these parts out of the reader's name, as pcscd's -I and -S do.
 	NoInterfaceName, NoSerial bool
+	// NameExtension is put into the reader's name before the numbers, as pcscd's PCSCLITE_FILTER_EXTEND_READER_NAMES does.
+	NameExtension string
 	// Number is the first of the two numbers at the end of the reader's name (0..255).
 	Number int
 	// Voltage is tried first when a card is powered, where the reader has no automatic selection. The default is 5 V.
@@ -191,7 +193,7 @@ func busySlots(class *ccid.ClassDescriptor, needs quirks.USB) int {
 
 // baseName returns the reader's name without that of its interface. friendly is the model's name by a quirk, "" for none.
 func baseName(d usbtransport.DeviceInfo, o Options, friendly string) Name {
-	n := Name{Friendly: cmp.Or(friendly, o.FriendlyName, FriendlyName(d)), Serial: d.SerialNumber, Number: o.Number}
+	n := Name{Friendly: cmp.Or(friendly, o.FriendlyName, FriendlyName(d)), Serial: d.SerialNumber, Extend: o.NameExtension, Number: o.Number}
 	if o.NoSerial {
 		n.Serial = ""
 	}
