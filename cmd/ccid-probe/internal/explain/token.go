@@ -1,0 +1,122 @@
+package explain
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/goccid/goccid/ccid"
+)
+
+// token follows an ICCD token, whose messages are control requests (ICCD 1.0).
+type token struct {
+	powering bool
+	status   byte // of version A
+	number   int  // of the transfer with the last command
+	at       time.Time
+}
+
+// explainToken explains what the class requests of a token carry.
+func (b *builder) explainToken(dev *device, m moment, out *Transfer) {
+	t := m.transfer
+	if !t.HasSetup || requestKind(t.Setup.RequestType) != "class" || t.Err != nil {
+		return
+	}
+	l := dev.links[int(uint8(t.Setup.Index))]
+	if l == nil || l.iccd != ccid.ProtocolICCDA && l.iccd != ccid.ProtocolICCDB {
+		return
+	}
+	s := l.slot(0)
+	k := &l.token
+	switch t.Setup.Request {
+	case iccdPowerOff:
+		s.reset()
+	case iccdPowerOn:
+		s.reset()
+		k.powering, k.number, k.at = true, out.Number, m.at
+		if t.In() {
+			k.powering = false
+			b.take(dev, l, s.atr(t.Data), m, out)
+		}
+	case iccdXfrBlock:
+		k.number, k.at = out.Number, m.at
+		b.take(dev, l, l.sendToToken(t.Data, t.Setup.Value>>8), m, out)
+	case iccdStatusA:
+		if len(t.Data) > 0 {
+			k.status = t.Data[0]
+		}
+	case iccdDataBlock:
+		out.Answers = k.number
+		if !k.at.IsZero() && !t.End.IsZero() {
+			out.Latency = microseconds(max(0, t.End.Sub(k.at)))
+		}
+		b.take(dev, l, l.receiveFromToken(t.Data, out), m, out)
+	}
+}
+
+// sendToToken takes the data of XFR_BLOCK. A token of version A takes the header of a T=0 command and its data one after the
+// other.
+func (l *link) sendToToken(data []byte, level uint16) part {
+	s := l.slot(0)
+	if l.iccd == ccid.ProtocolICCDB {
+		return s.sendAPDU(data, level)
+	}
+	if x := s.underWay(); x != nil && len(x.raw) == 5 && len(x.response) == 0 && len(data) == int(x.raw[4]) {
+		x.append(data)
+		x.TPDUs = [][2][]byte{{x.raw, nil}}
+		return part{exchange: x}
+	}
+	return s.sendTPDU(data)
+}
+
+// receiveFromToken takes the answer to DATA_BLOCK.
+func (l *link) receiveFromToken(data []byte, out *Transfer) part {
+	s, k := l.slot(0), &l.token
+	if l.iccd == ccid.ProtocolICCDA {
+		x := s.underWay()
+		if x == nil || len(x.TPDUs) == 0 {
+			return part{}
+		}
+		x.answer(data)
+		if k.status == 0x20 || len(x.response) >= 2 && k.status != 0x10 {
+			x.done = true
+			x.TPDUs[len(x.TPDUs)-1][1] = x.response
+		}
+		return part{exchange: x}
+	}
+	if len(data) == 0 {
+		return part{problems: []string{"an answer without bResponseType"}}
+	}
+	kind, rest := data[0], data[1:]
+	out.Fields = append(out.Fields, Field{Name: "bResponseType", Value: hex8(kind), Meaning: responseType(kind)})
+	switch {
+	case kind == 0x80 && len(rest) >= 2:
+		wait := 10 * int(binary.LittleEndian.Uint16(rest))
+		out.Fields = append(out.Fields, Field{Name: "wDelay", Value: spaced(rest[:2]), Meaning: fmt.Sprintf("ask again in %d ms", wait)})
+		return part{exchange: s.underWay()}
+	case kind == 0x40:
+		why := "the token gives no reason"
+		if len(rest) >= 2 {
+			why = ccid.ErrorCode(rest[1]).String()
+		}
+		p := s.refused(why)
+		p.problem("the token reports: %s", why)
+		return p
+	case kind == 0x80:
+		return part{problems: []string{"polling without a delay"}}
+	case k.powering:
+		k.powering = false
+		return s.atr(rest)
+	}
+	return s.receiveAPDU(rest, uint16(kind))
+}
+
+func responseType(v byte) string {
+	switch v {
+	case 0x40:
+		return "status"
+	case 0x80:
+		return "polling"
+	}
+	return chainParameter(uint16(v), ccid.LevelExtendedAPDU)
+}
