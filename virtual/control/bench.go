@@ -109,6 +109,8 @@ func (b *Bench) Do(ctx context.Context, r Request) (string, error) {
 		defer b.mu.Unlock()
 		reader.faults = nil
 		return "no faults", nil
+	case Violations:
+		return violations(reader.station), nil
 	}
 	return "", wrong("no command")
 }
@@ -199,6 +201,17 @@ func press(s *virtual.Station, keys Keys) (string, error) {
 		return "", errors.New("too many keys that nobody reads") // that they are keys, Parse has seen
 	}
 	return "pressed", nil
+}
+
+// violations is one line for each broken rule, and their number.
+func violations(s *virtual.Station) string {
+	var b strings.Builder
+	list := s.Violations()
+	for _, v := range list {
+		fmt.Fprintf(&b, "%v\n", v)
+	}
+	fmt.Fprintf(&b, "%d violations", len(list))
+	return b.String()
 }
 
 // maxFaults bounds what one reader has ordered; the oldest go first.

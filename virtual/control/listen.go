@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -31,7 +32,8 @@ func Listen(path string) (net.Listener, error) {
 	if err := errors.Join(os.Chmod(hidden, 0o600), os.Rename(hidden, path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("control: %w", err), l.Close())
 	}
-	return &socket{UnixListener: l, path: path}, nil
+	// Once, for then who closes it first has to be waited for.
+	return &socket{UnixListener: l, path: path, close: sync.OnceValue(func() error { return errors.Join(l.Close(), os.Remove(path)) })}, nil
 }
 
 // free makes room for a socket, or says why there is none.
@@ -58,17 +60,12 @@ func free(path string) error {
 // socket is a listener that removes its path.
 type socket struct {
 	*net.UnixListener
-	path string
+	path  string
+	close func() error
 }
 
 // Addr implements net.Listener.
 func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
-// Close implements net.Listener.
-func (s *socket) Close() error {
-	err := s.UnixListener.Close()
-	if err == nil {
-		err = os.Remove(s.path)
-	}
-	return err
-}
+// Close implements net.Listener. It may be called repeatedly.
+func (s *socket) Close() error { return s.close() }

@@ -18,7 +18,8 @@ const MaxLine = 4096
 type Request struct {
 	// Reader says which reader is meant, as Bench.Add named it, by its number from 0, or by a part of its name; "" is the only one.
 	Reader string
-	// Command is what to do with it: Insert, Remove, Plug, Unplug, Press, Fault, NoFault, List, Help or Quit.
+	// Command is what to do with it: Insert, Remove, Plug, Unplug, Press, Fault, NoFault, Violations,
+	// List, Help or Quit.
 	Command Command
 }
 
@@ -51,6 +52,8 @@ type (
 	}
 	// NoFault takes all ordered faults back.
 	NoFault struct{}
+	// Violations lists the rules of CCID that the host of the reader has broken.
+	Violations struct{}
 	// List lists the readers, Help the commands; Quit ends the program.
 	List struct{}
 	Help struct{}
@@ -60,16 +63,17 @@ type (
 // Always is Fault.Times for a fault that stays.
 const Always = -1
 
-func (Insert) command()  {}
-func (Remove) command()  {}
-func (Plug) command()    {}
-func (Unplug) command()  {}
-func (Press) command()   {}
-func (Fault) command()   {}
-func (NoFault) command() {}
-func (List) command()    {}
-func (Help) command()    {}
-func (Quit) command()    {}
+func (Insert) command()     {}
+func (Remove) command()     {}
+func (Plug) command()       {}
+func (Unplug) command()     {}
+func (Press) command()      {}
+func (Fault) command()      {}
+func (NoFault) command()    {}
+func (Violations) command() {}
+func (List) command()       {}
+func (Help) command()       {}
+func (Quit) command()       {}
 
 // Keys are keys of a PIN pad. They may be a PIN, so they don't print.
 type Keys string
@@ -111,6 +115,7 @@ func verbs() []verb {
 		{"press", "KEYS", "press keys of the PIN pad: " + keyNames, parsePress},
 		{"fault", "KIND [TRANSFER] [after=N] [times=N] [always]", faultHelp(), parseFault},
 		{"list", "", "list the readers, and what is in their slots", plain(List{})},
+		{"violations", "", "list the rules of CCID that the host has broken", plain(Violations{})},
 		{"help", "", "list the commands", plain(Help{})},
 		{"quit", "", "end the program", plain(Quit{})},
 	}

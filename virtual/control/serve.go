@@ -84,7 +84,8 @@ func (b *Bench) Serve(ctx context.Context, listener net.Listener) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
-	context.AfterFunc(ctx, func() { _ = listener.Close() }) // Accept says what there is to say
+	defer func() { _ = listener.Close() }()                 // if it has not failed before, Accept has said why
+	context.AfterFunc(ctx, func() { _ = listener.Close() }) // ends Accept
 	places := make(chan struct{}, maxConnections)
 	for {
 		conn, err := listener.Accept()
