@@ -1,6 +1,10 @@
 package pcscd
 
-import "time"
+import (
+	"encoding/hex"
+	"slices"
+	"time"
+)
 
 // Report is what a Manager knows, for people and monitoring. It has no numbers of handles or contexts, by which
 // somebody could use them.
@@ -77,4 +81,49 @@ type ErrorReport struct {
 }
 
 // Report tells what is going on. It never waits for a driver.
-func (m *Manager) Report() Report { return Report{} }
+func (m *Manager) Report() Report {
+	m.mu.Lock()
+	report := Report{ReaderEvents: m.events, Sessions: m.sessions, Handles: len(m.handles), Readers: []ReaderReport{}}
+	readers := slices.Clone(m.readers)
+	m.mu.Unlock()
+	for _, r := range readers {
+		report.Readers = append(report.Readers, r.report())
+	}
+	return report
+}
+
+func (r *reader) report() ReaderReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.public
+	report := ReaderReport{
+		Name: r.name, Lun: r.lun.String(), State: p.State.String(), ATR: hex.EncodeToString(p.ATR),
+		Protocol: p.Protocol.String(), Powered: r.powered, Busy: r.turn.taken, Sharing: p.Sharing,
+		EventCounter: p.EventCounter, Counters: r.counters, Lock: r.reportLock(),
+		Handles: []HandleReport{}, Queue: []WaiterReport{},
+	}
+	if !p.Known {
+		report.State = "starting"
+	}
+	for _, h := range r.handles {
+		report.Handles = append(report.Handles, HandleReport{h.session.client, h.mode.String(), h.since, h.event.String()})
+	}
+	for _, w := range r.lock.queue {
+		report.Queue = append(report.Queue, WaiterReport{w.h.session.client, string(w.what), w.since})
+	}
+	if r.lastError != nil {
+		last := *r.lastError
+		report.LastError = &last
+	}
+	return report
+}
+
+func (r *reader) reportLock() *LockReport {
+	switch {
+	case r.lock.owner != nil:
+		return &LockReport{r.lock.owner.session.client, r.lock.since, r.lock.depth, r.exclusive != nil}
+	case r.exclusive != nil:
+		return &LockReport{r.exclusive.session.client, r.exclusiveSince, 0, true}
+	}
+	return nil
+}
