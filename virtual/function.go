@@ -13,14 +13,17 @@ import (
 
 // function is one CCID interface of a reader: endpoints and slots.
 type function struct {
-	reader  *Reader
-	model   ModelInterface
-	number  uint8
-	class   ccid.ClassDescriptor
-	level   ccid.ExchangeLevel
-	out, in uint8
+	reader *Reader
+	model  ModelInterface
+	number uint8
+	// announced is the class descriptor that the host sees, class the one that the slots work by.
+	announced, class ccid.ClassDescriptor
+	level            ccid.ExchangeLevel
+	out, in          uint8
 	// interrupt is 0 where the interface has no interrupt endpoint.
 	interrupt uint8
+	// token is what answers the control requests of ICCD, nil for a CCID, which has bulk endpoints.
+	token token
 
 	mu       sync.Mutex
 	port     *Port // nil while unplugged
@@ -32,10 +35,6 @@ type function struct {
 }
 
 func newFunction(r *Reader, position int, m ModelInterface) (*function, error) {
-	// One reader calls itself ICCD version A, and has the bulk endpoints of a CCID.
-	if m.Protocol != ccid.ProtocolCCID && m.Endpoints < 2 {
-		return nil, fmt.Errorf("%w: %s", ErrICCD, r.model.Name)
-	}
 	class, err := m.ClassDescriptor()
 	if err != nil {
 		return nil, fmt.Errorf("virtual: %s: %w", r.model.Name, err)
@@ -50,15 +49,31 @@ func newFunction(r *Reader, position int, m ModelInterface) (*function, error) {
 	if c.Override != nil {
 		c.Override(class)
 	}
-	f := &function{reader: r, model: m, number: m.Number, class: *class, level: class.DwFeatures.ExchangeLevel(), lastSeq: -1}
-	f.out, f.in = uint8(2*position+1), 0x80|uint8(2*position+2)
-	if m.Endpoints != 2 {
+	f := &function{reader: r, model: m, number: m.Number, announced: *class, class: *class, lastSeq: -1}
+	if f.token = newToken(f); f.token != nil {
+		if c.Slots > 1 {
+			return nil, fmt.Errorf("virtual: %s is a token, which has one slot", r.model.Name)
+		}
+		f.class = tokenClass(*class, m.Protocol)
+	} else {
+		f.out, f.in = uint8(2*position+1), 0x80|uint8(2*position+2)
+	}
+	if f.hasInterrupt() {
 		f.interrupt = 0x80 | uint8(2*position+1)
 	}
+	f.level = f.class.DwFeatures.ExchangeLevel()
 	for i := range f.class.Slots() {
 		f.slots = append(f.slots, &slot{function: f, index: uint8(i)})
 	}
 	return f, nil
+}
+
+// hasInterrupt reports whether there is an interrupt endpoint, beside the bulk endpoints or as the only one of a token.
+func (f *function) hasInterrupt() bool {
+	if f.token != nil {
+		return f.model.Endpoints == 1
+	}
+	return f.model.Endpoints != 2
 }
 
 // withLevel replaces the exchange level. A reader that takes APDUs must set up the card by itself (CCID 1.1 §5.1), so it gets
@@ -83,14 +98,19 @@ func withLevel(f ccid.Features, l ccid.ExchangeLevel) ccid.Features {
 
 // describe makes the interface, class and endpoint descriptors.
 func (f *function) describe() []byte {
-	endpoints := byte(2)
+	endpoints := byte(0)
+	if f.token == nil {
+		endpoints = 2
+	}
 	if f.interrupt != 0 {
-		endpoints = 3
+		endpoints++
 	}
 	b := []byte{9, usbtransport.DescriptorInterface, f.number, 0, endpoints, f.model.Class, f.model.SubClass, f.model.Protocol, 0}
-	b, _ = f.class.AppendBinary(b) // never fails
-	b = append(b, 7, usbtransport.DescriptorEndpoint, f.out, byte(usbtransport.TransferBulk), maxPacketSize, 0, 0)
-	b = append(b, 7, usbtransport.DescriptorEndpoint, f.in, byte(usbtransport.TransferBulk), maxPacketSize, 0, 0)
+	b, _ = f.announced.AppendBinary(b) // never fails
+	if f.token == nil {
+		b = append(b, 7, usbtransport.DescriptorEndpoint, f.out, byte(usbtransport.TransferBulk), maxPacketSize, 0, 0)
+		b = append(b, 7, usbtransport.DescriptorEndpoint, f.in, byte(usbtransport.TransferBulk), maxPacketSize, 0, 0)
+	}
 	if f.interrupt != 0 {
 		b = append(b, 7, usbtransport.DescriptorEndpoint, f.interrupt, byte(usbtransport.TransferInterrupt), interruptPacketSize, 0, 24)
 	}
@@ -106,7 +126,15 @@ func (f *function) attach(p *Port) {
 		s.changed = s.card != nil
 	}
 	f.mu.Unlock()
+	f.resetToken()
 	f.notify()
+}
+
+// resetToken forgets the state of a token, whose slot is not at work.
+func (f *function) resetToken() {
+	if f.token != nil {
+		f.token.reset()
+	}
 }
 
 // detach ends a plug-in: the cards lose their power.
@@ -147,6 +175,7 @@ func (f *function) exchangeCard(s *slot, c card.Card) card.Card {
 	}
 	s.cardLost()
 	f.mu.Unlock()
+	f.resetToken()
 	if old != nil {
 		old.PowerOff()
 	}
@@ -193,13 +222,21 @@ func (f *function) send(endpoint uint8, data []byte) {
 	}
 }
 
+// respond gives the host a response, or what becomes of it on a token.
 func (f *function) respond(r ccid.Response) {
+	if f.token != nil {
+		f.token.take(r)
+		return
+	}
 	b, _ := r.AppendBinary(nil) // never fails
 	f.send(f.in, b)
 }
 
-// control answers the class requests (CCID 1.1 §5.3).
+// control answers the class requests (CCID 1.1 §5.3), or those of ICCD.
 func (f *function) control(setup usbtransport.Setup, data []byte) (int, bool) {
+	if f.token != nil {
+		return f.token.control(setup, data)
+	}
 	switch {
 	case setup.RequestType == ccid.RequestTypeOut && setup.Request == ccid.RequestAbort:
 		if len(data) != 0 || int(setup.Value&0xFF) >= len(f.slots) {

@@ -76,9 +76,6 @@ type Reader struct {
 
 var _ Device = (*Reader)(nil)
 
-// ErrICCD says that the model is a USB-ICC, which does not speak CCID over bulk endpoints.
-var ErrICCD = errors.New("virtual: this model is an ICCD token, which is not supported")
-
 // NewReader makes a reader.
 func NewReader(c Config) (*Reader, error) {
 	if c.Model == "" {
@@ -170,7 +167,7 @@ func (r *Reader) Model() Model { return *r.model }
 
 // ClassDescriptor returns the class descriptor that the reader's interface announces; interfaces count from 0 in the order of
 // the model.
-func (r *Reader) ClassDescriptor(i int) ccid.ClassDescriptor { return r.functions[i].class }
+func (r *Reader) ClassDescriptor(i int) ccid.ClassDescriptor { return r.functions[i].announced }
 
 // Attach implements Device.
 func (r *Reader) Attach(p *Port) {

@@ -15,7 +15,8 @@ import (
 //	reader=NAME    the model, as FindModel takes it (gemalto-pc-twin)
 //	level=LEVEL    character, tpdu, short or extended: the exchange level (that of the model)
 //	slots=N        1..8 (as many as the model has)
-//	card=CARD      what is in a slot; given again, or joined by +, for the slots after it (t1 in slot 0, none in the others):
+//	card=CARD      what is in a slot; given again, or joined by +, for the slots after it (t1 in slot 0, none in the others;
+//	               t0 in a token of ICCD version A, which speaks nothing else):
 //	               t0, t1           a card with a small file system
 //	               none             nothing
 //	               vpcd:HOST:PORT   a card that waits for a reader there ("vicc --reversed")
@@ -101,7 +102,7 @@ func ParseSpec(text string) (Spec, error) {
 		}
 	}
 	if !seen["card"] {
-		s.Cards = []CardSpec{{Kind: CardT1}}
+		s.Cards = []CardSpec{s.usualCard()}
 	}
 	if len(overrides) > 0 {
 		s.Config.Override = func(d *ccid.ClassDescriptor) {
@@ -111,6 +112,14 @@ func ParseSpec(text string) (Spec, error) {
 		}
 	}
 	return s, s.check()
+}
+
+// usualCard is what is in the first slot when nothing is said of it.
+func (s Spec) usualCard() CardSpec {
+	if m, err := FindModel(s.Config.Model); err == nil && m.Interfaces[0].isToken(ccid.ProtocolICCDA) {
+		return CardSpec{Kind: CardT0}
+	}
+	return CardSpec{Kind: CardT1}
 }
 
 // check finds what fits no slot while there is still a text to blame.

@@ -7,7 +7,7 @@
 //	transmitter           the exchange level and protocol, chosen once in SetProtocol (transmit*.go)
 //	Reader.exchange       one command message, one answer: deadlines, time extensions, recovery (exchange.go)
 //	dispatcher            bSeq, and which message is whose, with several slots at work (dispatch.go)
-//	carrier               how messages travel: bulk endpoints (carrier_bulk.go), later the control requests of ICCD
+//	carrier               how messages travel: bulk endpoints (carrier_bulk.go), or the control requests of ICCD (carrier_iccd*.go)
 //	gate                  one per device: once removed, nothing reaches USB any more (device.go)
 //	usbtransport          the backend
 //

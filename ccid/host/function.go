@@ -19,7 +19,7 @@ type Function struct {
 	// Class is the class descriptor, nil where none was found.
 	Class *ccid.ClassDescriptor
 	// BulkOut, BulkIn and Interrupt are the endpoints, nil where there is none. A reader without Interrupt is asked
-	// for its state from time to time.
+	// for its state from time to time. Tokens of ICCD version A or B, as bInterfaceProtocol says, have no bulk endpoints.
 	BulkOut, BulkIn, Interrupt *usbtransport.EndpointDescriptor
 	// Unusable is why the interface can't be driven, nil when it can. It is an ErrNotAReader.
 	Unusable error
@@ -103,8 +103,7 @@ func (f *Function) findEndpoints() {
 	}
 }
 
-// judge returns why the interface can't be driven. Devices that call themselves ICCD but have bulk endpoints are driven
-// by those.
+// judge returns why the interface can't be driven.
 func (f *Function) judge(classErr error) error {
 	reason := func(format string, args ...any) error {
 		return fmt.Errorf("%w: interface %d: %w", ErrNotAReader, f.Interface.Number, fmt.Errorf(format, args...))
@@ -112,10 +111,8 @@ func (f *Function) judge(classErr error) error {
 	switch {
 	case f.Class == nil:
 		return reason("%w", classErr)
-	case f.BulkIn == nil && f.BulkOut == nil && f.Interface.Protocol == ccid.ProtocolICCDA:
-		return reason("ICCD version A: %w", usbtransport.ErrNotSupported)
-	case f.BulkIn == nil && f.BulkOut == nil && f.Interface.Protocol == ccid.ProtocolICCDB:
-		return reason("ICCD version B: %w", usbtransport.ErrNotSupported)
+	case f.onControlPipe():
+		return nil
 	case f.BulkOut == nil:
 		return reason("no bulk OUT endpoint")
 	case f.BulkIn == nil:

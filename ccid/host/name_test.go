@@ -66,7 +66,7 @@ func TestFunctions(t *testing.T) {
 		"no bulk IN":                         {[]string{"0904000002" + "0b000000", classDescriptor, bulkOut, interrupt}, 1, "no bulk IN endpoint"},
 		"no bulk OUT":                        {[]string{"0904000002" + "0b000000", classDescriptor, bulkIn, interrupt}, 1, "no bulk OUT endpoint"},
 		"packet size 0":                      {[]string{"0904000002" + "0b000000", classDescriptor, bulkOut, "07058202000000"}, 1, "wMaxPacketSize is 0"},
-		"ICCD version B":                     {[]string{"0904000000" + "0b000200", classDescriptor}, 1, "ICCD version B"},
+		"ICCD with one bulk endpoint":        {[]string{"0904000001" + "0b000200", classDescriptor, bulkIn}, 1, "no bulk OUT endpoint"},
 		"ICCD in name, with bulk endpoints":  {[]string{"0904000002" + "0b000100", classDescriptor, bulkOut, bulkIn}, 1, ""},
 		"two interfaces":                     {[]string{"0904000002" + "0b000000", classDescriptor, bulkOut, bulkIn, "0904010002" + "0b000000", classDescriptor, bulkOut, bulkIn}, 2, ""},
 	} {

@@ -158,6 +158,9 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 	life, end := context.WithCancel(d.present)
 	announced, needs := f.Class, o.Quirks.Lookup(f.QuirkDevice())
 	corrected := needs.Correct(*announced)
+	if f.onControlPipe() {
+		asToken(&corrected, f.Interface.Protocol)
+	}
 	f.Class = &corrected
 	if o.Speeds == nil {
 		o.Speeds = &SpeedMemory{}
@@ -167,7 +170,7 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 		deadlines: newDeadlines(o.Limits, f.Class, needs.Timing), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
 		life: life, end: end, bus: make(chan struct{}, busySlots(f.Class, needs.USB)), name: baseName(d.info, o, needs.Name),
 	}
-	r.carrier = r.swallowing(newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence)))
+	r.carrier = r.newCarrier(f)
 	r.dispatcher = newDispatcher(r.carrier)
 	r.dispatcher.trace = r.traceResponse
 	r.dispatcher.log = func(format string, args ...any) { r.log.Debugf(format, args...) }
