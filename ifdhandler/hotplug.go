@@ -8,6 +8,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/ccid/quirks"
+	"github.com/goccid/goccid/usbtransport"
 )
 
 // ReaderEventKind says what happened to a reader.
@@ -57,6 +59,10 @@ type HotPlug struct {
 	known map[string]arrived
 	// held are arrivals of readers whose name was still taken when they came.
 	held []host.Event
+
+	// awaited are the readers that were there at the start, less those that events were returned of.
+	awaited map[functionID]bool
+	settled chan struct{} // closed when awaited is empty, and its last event has been dealt with
 }
 
 // arrived is a reader as its arrival told of it.
@@ -76,11 +82,18 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	if h.options.Backend == nil {
 		return nil, errNoBackend
 	}
+	awaited, err := usable(ctx, h.options.Backend)
+	if err != nil {
+		return nil, err
+	}
 	monitor, err := host.NewMonitor(ctx, h.options.Backend, h.options.Reader)
 	if err != nil {
 		return nil, err
 	}
-	p := &HotPlug{handler: h, monitor: monitor, log: h.options.Reader.Logger, number: ^uint16(0), known: map[string]arrived{}}
+	p := &HotPlug{
+		handler: h, monitor: monitor, log: h.options.Reader.Logger, number: ^uint16(0), known: map[string]arrived{},
+		awaited: awaited, settled: make(chan struct{}),
+	}
 	if p.log == nil {
 		discard := logrus.New()
 		discard.SetOutput(io.Discard)
@@ -89,10 +102,30 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	return p, nil
 }
 
+// usable returns the readers that are there and look as if they could be used.
+func usable(ctx context.Context, backend usbtransport.Backend) (map[functionID]bool, error) {
+	devices, err := backend.Devices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[functionID]bool{}
+	for _, d := range devices {
+		functions, _ := host.Functions(d) // a device without descriptors has none that could be used
+		for _, f := range functions {
+			if f.Unusable == nil {
+				found[functionOf(f)] = true
+			}
+		}
+	}
+	return found, nil
+}
+
 // Next waits for the next event. The removal of a reader comes before the arrival of the next one with the same name, and
 // when it comes, every call to the reader ends without delay. Who takes the events has to close the channels of a reader
 // that was removed (CloseChannel). Errors are those of usbtransport.Watcher.
 func (p *HotPlug) Next(ctx context.Context) (ReaderEvent, error) {
+	// Who asks for the next event has dealt with the last one.
+	p.settle()
 	for {
 		e, ok := p.release()
 		if !ok {
@@ -101,11 +134,24 @@ func (p *HotPlug) Next(ctx context.Context) (ReaderEvent, error) {
 				return ReaderEvent{}, err
 			}
 		}
+		delete(p.awaited, functionOf(e.Function))
 		if event, ok := p.take(e); ok {
 			return event, nil
 		}
+		p.settle()
 	}
 }
+
+// settle closes settled when it is time.
+func (p *HotPlug) settle() {
+	if p.awaited != nil && len(p.awaited) == 0 {
+		p.awaited = nil
+		close(p.settled)
+	}
+}
+
+// SetQuirks changes what is known of readers' peculiarities, for those that are opened from now on.
+func (p *HotPlug) SetQuirks(t *quirks.Table) { p.monitor.SetQuirks(t) }
 
 // Close ends the watch, closes all readers and waits for that. It may be called at any time, repeatedly.
 func (p *HotPlug) Close() error { return p.monitor.Close() }
@@ -185,4 +231,16 @@ func (p *HotPlug) removed(r *host.Reader) (ReaderEvent, bool) {
 	event := a.event
 	event.Kind = ReaderRemoved
 	return event, true
+}
+
+// Settled waits until an event has told of each reader that was there when the HotPlug was made, and the next one was asked
+// for. A reader that goes before it was opened is told of by none, so ctx should end the wait at some time; the error is
+// that of ctx. It may be called at any time, from any goroutine.
+func (p *HotPlug) Settled(ctx context.Context) error {
+	select {
+	case <-p.settled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/ifdhandler"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/virtual"
@@ -149,6 +150,17 @@ func TestHotPlugReportsAReaderThatIsBusyAndThenFree(t *testing.T) {
 	p.next(t, ifdhandler.ReaderArrived)
 }
 
+func TestHotPlugOpensReadersByTheNewQuirks(t *testing.T) {
+	p := newPlugs(t, host.Options{})
+	p.plug(t, 1)
+	require.Equal(t, "Gemplus USB SmartCard Reader 00 00", p.next(t, ifdhandler.ReaderArrived).Slots[0].Name)
+	table, err := (*quirks.Table)(nil).Extend("new.toml", []byte("[[quirk]]\nid = \"x\"\nreader = [\"08E6:3437\"]\nname = \"Renamed\"\n"))
+	require.NoError(t, err)
+	p.SetQuirks(table)
+	p.plug(t, 1)
+	require.Equal(t, "Renamed 01 00", p.next(t, ifdhandler.ReaderArrived).Slots[0].Name)
+}
+
 func TestHotPlugEndsWithClose(t *testing.T) {
 	p := newPlugs(t, host.Options{})
 	p.plug(t, 1)
@@ -161,4 +173,33 @@ func TestHotPlugEndsWithClose(t *testing.T) {
 func TestHotPlugNeedsABackend(t *testing.T) {
 	_, err := ifdhandler.New(ifdhandler.Options{}).HotPlug(t.Context())
 	require.Error(t, err)
+}
+
+func TestSettledWaitsForTheReadersThatAreThereAtTheStart(t *testing.T) {
+	bus := virtual.NewBus()
+	for range 3 {
+		device, err := virtual.NewReader(virtual.Config{})
+		require.NoError(t, err)
+		_, err = bus.Plug(device)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, device.Close()) })
+	}
+	p := &plugs{bus: bus, handler: ifdhandler.New(ifdhandler.Options{Backend: bus})}
+	var err error
+	p.HotPlug, err = p.handler.HotPlug(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, p.Close())
+		require.NoError(t, bus.Close())
+	})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		require.Error(t, p.Settled(ended), "not all readers have been told of")
+		p.next(t, ifdhandler.ReaderArrived)
+	}
+	require.Error(t, p.Settled(ended), "the last event may not have been dealt with")
+	_, err = p.Next(ended)
+	require.ErrorIs(t, err, usbtransport.ErrCancelled)
+	require.NoError(t, p.Settled(t.Context()))
 }

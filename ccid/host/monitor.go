@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/usbtransport"
 )
 
@@ -53,7 +54,6 @@ type Event struct {
 // reader of the Monitor has.
 type Monitor struct {
 	backend usbtransport.Backend
-	options Options
 	log     logrus.FieldLogger
 	watcher usbtransport.Watcher
 
@@ -63,6 +63,7 @@ type Monitor struct {
 	background sync.WaitGroup
 
 	mu       sync.Mutex
+	options  Options             // of readers that are opened from now on
 	numbers  map[int]bool        // in use
 	readers  []*Reader           // open, in the order of arrival
 	queue    []Event             // not yet taken by Next
@@ -120,6 +121,13 @@ func (m *Monitor) Readers() []*Reader {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.readers)
+}
+
+// SetQuirks changes Options.Quirks for the readers that are opened from now on.
+func (m *Monitor) SetQuirks(t *quirks.Table) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.options.Quirks = t
 }
 
 // Close ends the watch, closes all readers and waits for that. It may be called at any time, repeatedly.
@@ -268,11 +276,10 @@ const (
 
 // open opens a reader, trying again as long as that can help. It returns nil when the reader is not to be had.
 func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
-	options := m.options
-	options.Number = number
 	reported := ""
 	for wait := leastRetry; ; wait = min(2*wait, mostRetry) {
-		retry := m.retryOf(a)
+		retry, options := m.retryOf(a)
+		options.Number = number
 		r, err := a.device.Open(m.life, f.Interface.Number, options)
 		if err == nil {
 			return r
@@ -305,10 +312,11 @@ func (m *Monitor) await(d *Device, retry <-chan struct{}, wait time.Duration) bo
 	return true
 }
 
-func (m *Monitor) retryOf(a *arrival) <-chan struct{} {
+// retryOf returns what tells that another try is worth it, and the options for this one.
+func (m *Monitor) retryOf(a *arrival) (<-chan struct{}, Options) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return a.retry
+	return a.retry, m.options
 }
 
 func (m *Monitor) takeNumber(a *arrival) int {
