@@ -118,6 +118,9 @@ func (d deadlines) firstStatus() time.Duration {
 	return d.capped(max(statusWait, d.timing.StatusTimeout, d.timing.WarmUpTimeout))
 }
 
+// recovery is for the answer that shows that a step of a recovery helped.
+func (d deadlines) recovery() time.Duration { return max(recoveryWait, d.timing.StatusTimeout) }
+
 func (d deadlines) escape() time.Duration { return d.capped(escapeWait) }
 
 // firstATR is the worst case of an answer to reset: TS and 32 characters, each at the end of the initial waiting time
@@ -201,6 +204,6 @@ func (d deadlines) pin(timeOut uint8, entries int) time.Duration {
 
 // extended is the wait after a time extension whose multiplier is bError (CCID 1.1 §6.2.6); 0, which says nothing,
 // counts as 1.
-func (d deadlines) extended(base time.Duration, multiplier uint8) time.Duration {
-	return min(base*time.Duration(max(multiplier, 1)), max(base, d.limits.Silence))
+func (l Limits) extended(base time.Duration, multiplier uint8) time.Duration {
+	return min(base*time.Duration(max(multiplier, 1)), max(base, l.Silence))
 }

@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -293,4 +294,30 @@ func TestOpenFirstSaysThatThereIsNone(t *testing.T) {
 	cancel()
 	_, err = host.OpenFirst(ctx, virtual.NewBus(), host.Options{})
 	require.True(t, errors.Is(err, usbtransport.ErrCancelled))
+}
+
+// TestEmptyAnswerWhileTheCardIsTakenOut has a reader that ends a block with success and nothing in it, as some do when the card
+// leaves in the middle.
+func TestEmptyAnswerWhileTheCardIsTakenOut(t *testing.T) {
+	for _, level := range levels {
+		for protocol := range uint8(2) {
+			for _, icc := range []ccid.ICCStatus{ccid.ICCAbsent, ccid.ICCActive} {
+				bubble(t, fmt.Sprintf("%v T=%d %v", level, protocol, icc), func(t *testing.T) {
+					leaving := false
+					r := newRig(t, virtual.Config{
+						Level: &level, Cards: []card.Card{newCard(protocol)}, Answer: func(c ccid.Command) (ccid.Response, bool) {
+							return ccid.Response{
+								Type: ccid.TypeDataBlock, Slot: c.Slot, Seq: c.Seq, Status: ccid.NewStatus(icc, ccid.CommandOK),
+							}, leaving && c.Type == ccid.TypeXfrBlock
+						},
+					}, host.Options{})
+					r.connect(t)
+					leaving = true
+					_, err := r.slot.Transmit(t.Context(), produce(t, 4, false))
+					require.Error(t, err)
+					require.Equal(t, icc == ccid.ICCAbsent, errors.Is(err, host.ErrNoCard), "%v", err)
+				})
+			}
+		}
+	}
 }

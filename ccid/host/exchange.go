@@ -23,17 +23,24 @@ type request struct {
 	command ccid.Command
 	// wait is how long the answer may take, from deadlines.
 	wait time.Duration
+	// limits are those that hold for the card in the slot; the zero value is the reader's own.
+	limits Limits
 	// secret keeps the data out of the log, and those of the answer.
 	secret bool
 }
 
 // command runs one exchange. An answer that reports a failure is returned with a *ccid.CommandError, which is also
-// ErrNoCard where the slot has none.
+// ErrNoCard where the slot has none. So is an empty block that comes as a success while the card is taken out.
 func (r *Reader) command(ctx context.Context, q request) (ccid.Response, error) {
 	for busy := 0; ; busy++ {
 		resp, err := r.exchange(ctx, q)
-		if err != nil || resp.Status.Command() == ccid.CommandOK {
+		switch {
+		case err != nil:
 			return resp, err
+		case resp.Status.Command() == ccid.CommandOK && resp.Type == ccid.TypeDataBlock && len(resp.Data) == 0 && resp.Status.ICC() == ccid.ICCAbsent:
+			return resp, fmt.Errorf("%w: empty answer to %v", ErrNoCard, q.command.Type)
+		case resp.Status.Command() == ccid.CommandOK:
+			return resp, nil
 		}
 		failure := &ccid.CommandError{Command: q.command.Type, Slot: resp.Slot, Seq: resp.Seq, Status: resp.Status, Code: resp.Error}
 		if resp.Error == ccid.ErrorSlotBusy && busy < maxBusy {
@@ -87,7 +94,11 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 	if err != nil {
 		return ccid.Response{}, err
 	}
-	end := time.Now().Add(max(r.deadlines.limits.Exchange, q.wait))
+	limits := q.limits
+	if limits == (Limits{}) {
+		limits = r.deadlines.limits
+	}
+	end := time.Now().Add(max(limits.Exchange, q.wait))
 	timer := time.NewTimer(q.wait)
 	defer timer.Stop()
 	for extensions := 0; extensions <= maxExtensions; extensions++ {
@@ -99,7 +110,7 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 			r.slots[c.command.Slot].observe(resp.Status, c.command.Type)
 			return resp, nil
 		}
-		timer.Reset(min(r.deadlines.extended(q.wait, uint8(resp.Error)), time.Until(end)))
+		timer.Reset(min(limits.extended(q.wait, uint8(resp.Error)), time.Until(end)))
 	}
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
@@ -237,8 +248,9 @@ func (r *Reader) probe(c ccid.Command) error {
 // probeWith is probe for a command that has its number already. A reader that asks for more time is not yet alive, nor is
 // one whose slot is busy, or still waits for the other half of an abort.
 func (r *Reader) probeWith(c *call) error {
-	return r.within(recoveryWait, func(ctx context.Context) error {
-		resp, err := r.attempt(ctx, request{command: c.command, wait: recoveryWait}, c)
+	wait := r.deadlines.recovery()
+	return r.within(wait, func(ctx context.Context) error {
+		resp, err := r.attempt(ctx, request{command: c.command, wait: wait}, c)
 		if err != nil || resp.Status.Command() != ccid.CommandFailed {
 			return err
 		}

@@ -84,7 +84,7 @@ func (s *Slot) preferredProtocol(raw []byte) uint8 {
 
 // readerSpeaks reports whether dwProtocols has T=t; a reader that claims neither T=0 nor T=1 is not believed.
 func (s *Slot) readerSpeaks(t uint8) bool {
-	class := s.reader.function.Class
+	class := s.class
 	return class.SupportsProtocol(t) || class.DwProtocols&3 == 0
 }
 
@@ -201,7 +201,7 @@ func (s *Slot) checkProtocol(t uint8) error {
 		return fmt.Errorf("%w: card is in specific mode with T=%d", ErrProtocol, s.atr.Specific.T)
 	case s.atr.Specific == nil && !s.atr.Offers(t):
 		return fmt.Errorf("%w: card does not offer T=%d", ErrProtocol, t)
-	case s.atr.Specific == nil && s.protocol.NoPPS && t != s.atr.FirstProtocol():
+	case s.atr.Specific == nil && s.needs.Protocol.NoPPS && t != s.atr.FirstProtocol():
 		return fmt.Errorf("%w: card would need PPS for T=%d, which the reader can't exchange", ErrProtocol, t)
 	}
 	return nil
@@ -226,13 +226,13 @@ func (s *Slot) setups(t uint8) []setup {
 
 // speeds returns the ways to set up T=t, in the order in which to try them (CCID 1.1 §5.1, dwFeatures).
 func (s *Slot) speeds(t uint8) []setup {
-	features := s.reader.function.Class.DwFeatures
+	features := s.class.DwFeatures
 	if features&ccid.FeatureAutoParameters != 0 {
 		return []setup{{fd: s.atr.TA1()}}
 	}
 	autoPPS := features&ccid.FeatureAutoPPS != 0
 	// At APDU level whatever the host sends is an APDU to the reader, so there is no way to make a PPS.
-	noPPS := features.ExchangeLevel() >= ccid.LevelShortAPDU || s.protocol.NoPPS
+	noPPS := features.ExchangeLevel() >= ccid.LevelShortAPDU || s.needs.Protocol.NoPPS
 	candidates := s.atr.Candidates(t, s.readerLimits())
 	if noPPS && !autoPPS && s.atr.Specific == nil {
 		candidates = candidates[len(candidates)-1:]
@@ -245,7 +245,7 @@ func (s *Slot) speeds(t uint8) []setup {
 		}
 		list = append(list, try)
 	}
-	warm := t == 1 && s.protocol.SetParametersMayFail
+	warm := t == 1 && s.needs.Protocol.SetParametersMayFail
 	if t == s.atr.FirstProtocol() || warm {
 		// The reader may be fit for the card as it is after the reset, even where it takes no parameters.
 		list = append(list, setup{fd: atr.DefaultFD, warm: warm})
@@ -255,9 +255,9 @@ func (s *Slot) speeds(t uint8) []setup {
 
 // readerLimits returns what the reader announces of its speeds.
 func (s *Slot) readerLimits() atr.ReaderLimits {
-	class := s.reader.function.Class
+	class := s.class
 	limits := atr.ReaderLimits{
-		DefaultClockHz: s.reader.deadlines.clockHz, DataRatesBps: s.protocol.DataRates(s.index, s.reader.dataRates),
+		DefaultClockHz: s.deadlines.clockHz, DataRatesBps: s.needs.Protocol.DataRates(s.index, s.reader.dataRates),
 		MaxDataRateBps: int(min(class.DwMaxDataRate, math.MaxInt32)),
 	}
 	if class.DwFeatures&ccid.FeatureAutoClock != 0 {
@@ -277,13 +277,19 @@ func (s *Slot) establish(ctx context.Context, t uint8, mapping Mapping, try setu
 		p.FD, p.PPS = selected.FD, true
 	}
 	if try.set {
-		refused, err := s.setParameters(ctx, t, p.FD)
+		told, refused, err := s.setParameters(ctx, t, p.FD)
 		if err != nil {
 			return err
 		}
 		p.Refused = refused
+		if p.FD, err = s.agreedSpeed(ctx, p, told); err != nil {
+			return err
+		}
+		if err := s.setRate(ctx, p.FD); err != nil {
+			return err
+		}
 	}
-	if s.reader.function.Class.DwFeatures&ccid.FeatureAutoParameters != 0 {
+	if s.class.DwFeatures&ccid.FeatureAutoParameters != 0 {
 		if fd, ok := s.readParameters(ctx, t); ok {
 			p.FD = fd
 		}
@@ -333,20 +339,27 @@ func (s *Slot) sendPPS(ctx context.Context, request []byte) ([]byte, error) {
 }
 
 // setParameters tells the reader what was agreed on with the card (CCID 1.1 §6.1.7). Readers that do not support the
-// command, or do not let a value be changed, say so without harm: refused is then what they said.
-func (s *Slot) setParameters(ctx context.Context, t uint8, fd byte) (refused, err error) {
+// command, or do not let a value be changed, say so without harm: refused is then what they said. told is the answer.
+func (s *Slot) setParameters(ctx context.Context, t uint8, fd byte) (told ccid.Response, refused, err error) {
 	c := ccid.SetParametersT0(uint8(s.index), s.parametersT0(fd))
 	if t == 1 {
 		c = ccid.SetParametersT1(uint8(s.index), s.parametersT1(fd))
 	}
-	_, err = s.reader.command(ctx, request{command: c, wait: s.reader.deadlines.status()})
-	var failed *ccid.CommandError
-	if errors.As(err, &failed) && !errors.Is(err, ErrNoCard) {
-		if _, isOffset := failed.Code.Offset(); isOffset || failed.Code == ccid.ErrorCommandNotSupported {
-			return err, nil
-		}
+	told, err = s.command(ctx, request{command: c, wait: s.reader.deadlines.status()})
+	if notDone(err) {
+		return told, err, nil
 	}
-	return nil, err
+	return told, nil, err
+}
+
+// notDone reports whether a reader says that it does not have a command, or does not take a value in it, and no more.
+func notDone(err error) bool {
+	var failed *ccid.CommandError
+	if !errors.As(err, &failed) || errors.Is(err, ErrNoCard) {
+		return false
+	}
+	_, isOffset := failed.Code.Offset()
+	return isOffset || failed.Code == ccid.ErrorCommandNotSupported
 }
 
 func (s *Slot) parametersT0(fd byte) ccid.ParametersT0 {
@@ -372,18 +385,18 @@ func (s *Slot) parametersT1(fd byte) ccid.ParametersT1 {
 	return p
 }
 
-func (s *Slot) level() ccid.ExchangeLevel { return s.reader.function.Class.DwFeatures.ExchangeLevel() }
+func (s *Slot) level() ccid.ExchangeLevel { return s.class.DwFeatures.ExchangeLevel() }
 
 // t1Params returns what the ATR says of T=1, with the block waiting time that the card is known to need.
 func (s *Slot) t1Params() atr.T1Params {
 	p := s.atr.T1()
-	p.BWI = max(p.BWI, s.protocol.MinBWI)
+	p.BWI = max(p.BWI, s.needs.Protocol.MinBWI)
 	return p
 }
 
 // waitingTimes returns the card's waiting times with the parameters in use.
 func (s *Slot) waitingTimes() waitingTimes {
-	w := waitingTimes{model: s.reader.deadlines, fd: atr.DefaultFD, wi: s.atr.T0().WI, n: s.atr.GuardTime(), t1: s.t1Params()}
+	w := waitingTimes{model: s.deadlines, fd: atr.DefaultFD, wi: s.atr.T0().WI, n: s.atr.GuardTime(), t1: s.t1Params()}
 	if s.parameters.FD != 0 {
 		w.fd = s.parameters.FD
 	}
@@ -422,6 +435,6 @@ const maxIFS = 254
 // ifsd returns the information field size that the reader can take: dwMaxIFSD made plausible, 0 where it says nothing
 // usable, which leaves T=1 at its default.
 func (s *Slot) ifsd() int {
-	announced := int(min(s.reader.function.Class.DwMaxIFSD, maxIFS))
+	announced := int(min(s.class.DwMaxIFSD, maxIFS))
 	return min(announced, s.largestField())
 }

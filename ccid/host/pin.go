@@ -33,7 +33,7 @@ func (s *Slot) VerifyPIN(ctx context.Context, p ccid.PINVerificationData) ([]byt
 		needs: ccid.PINVerification, length: len(p.PINAPDU), wait: s.reader.deadlines.pin(p.BTimeOut, 1),
 		encode: func(prologue [3]byte) ([]byte, error) {
 			p.BTeoPrologue = prologue
-			return s.reader.verification(p).AppendBinary(nil)
+			return s.verification(p).AppendBinary(nil)
 		},
 		prepare: func(ctx context.Context) error { return s.prepareEntry(ctx, p) },
 	})
@@ -47,7 +47,7 @@ func (s *Slot) ModifyPIN(ctx context.Context, p ccid.PINModificationData) ([]byt
 		needs: ccid.PINModification, length: len(p.PINAPDU), wait: s.reader.deadlines.pin(p.BTimeOut, p.BConfirmPIN.Entries()),
 		encode: func(prologue [3]byte) ([]byte, error) {
 			p.BTeoPrologue = prologue
-			return s.reader.modification(p)
+			return s.modification(p)
 		},
 		prepare: func(context.Context) error { return nil },
 	})
@@ -78,7 +78,7 @@ var (
 
 func (s *Slot) enterPIN(ctx context.Context, op string, e pinEntry) ([]byte, error) {
 	var response []byte
-	err := s.doWithin(ctx, op, e.wait+s.reader.deadlines.limits.Exchange, func(ctx context.Context) (err error) {
+	err := s.doFor(ctx, op, e.wait, func(ctx context.Context) (err error) {
 		pad, ok := s.transmitter.(pinTransmitter)
 		switch {
 		case s.reader.PINSupport()&e.needs == 0:
@@ -112,7 +112,7 @@ func (s *Slot) secureCommand(e pinEntry, prologue [3]byte) (request, error) {
 
 // secure sends a Secure message. An entry that the holder ended is no error: notEntered is the status word for it then.
 func (s *Slot) secure(ctx context.Context, q request) (resp ccid.Response, notEntered []byte, err error) {
-	resp, err = s.reader.command(ctx, q)
+	resp, err = s.command(ctx, q)
 	switch {
 	case errors.Is(err, ErrNoCard):
 	case errors.Is(err, ccid.ErrorPINCancelled):

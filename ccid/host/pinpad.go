@@ -135,10 +135,10 @@ func (r *Reader) tolerated(ctx context.Context, command []byte, err error) error
 	return err
 }
 
-// verification returns a PIN verification as this reader takes it.
-func (r *Reader) verification(p ccid.PINVerificationData) ccid.PINVerificationData {
-	needs := r.quirks.PINPad.Verify
-	p.BEntryValidationCondition = r.condition(p.BEntryValidationCondition, needs.ValidationCondition)
+// verification returns a PIN verification as this reader takes it for this card.
+func (s *Slot) verification(p ccid.PINVerificationData) ccid.PINVerificationData {
+	needs := s.needs.PINPad.Verify
+	p.BEntryValidationCondition = s.reader.condition(p.BEntryValidationCondition, needs.ValidationCondition)
 	if needs.NumberMessage != nil {
 		p.BNumberMessage = *needs.NumberMessage
 	}
@@ -148,10 +148,10 @@ func (r *Reader) verification(p ccid.PINVerificationData) ccid.PINVerificationDa
 	return p
 }
 
-// modification returns the data of a PIN modification as this reader takes it.
-func (r *Reader) modification(p ccid.PINModificationData) ([]byte, error) {
-	needs := r.quirks.PINPad.Modify
-	p.BEntryValidationCondition = r.condition(p.BEntryValidationCondition, needs.ValidationCondition)
+// modification returns the data of a PIN modification as this reader takes it for this card.
+func (s *Slot) modification(p ccid.PINModificationData) ([]byte, error) {
+	needs := s.needs.PINPad.Modify
+	p.BEntryValidationCondition = s.reader.condition(p.BEntryValidationCondition, needs.ValidationCondition)
 	if needs.NumberMessage != nil {
 		p.BNumberMessage = *needs.NumberMessage
 	}
@@ -162,7 +162,7 @@ func (r *Reader) modification(p ccid.PINModificationData) ([]byte, error) {
 		p.BMsgIndex = [3]uint8{}
 	}
 	data, err := p.AppendBinary(nil)
-	if err == nil && needs.AllIndices && (r.firmware == nil || !r.firmware.indicesAsSpecified) {
+	if err == nil && needs.AllIndices && (s.reader.firmware == nil || !s.reader.firmware.indicesAsSpecified) {
 		return p.AppendWithIndices(nil, len(p.BMsgIndex))
 	}
 	return data, err
@@ -187,7 +187,7 @@ func (r *Reader) condition(wanted ccid.PINCondition, needed uint8) ccid.PINCondi
 // prepareEntry does what the reader needs before a PIN verification. An Escape command that fails is the end of it: it
 // would have the reader write the PIN in another form, and the card count a wrong try.
 func (s *Slot) prepareEntry(ctx context.Context, p ccid.PINVerificationData) error {
-	needs := s.reader.quirks.PINPad.Verify
+	needs := s.needs.PINPad.Verify
 	const headerAlone = 4
 	if len(needs.UnpaddedEscape) > 0 && p.BmPINBlockString == 0 && len(p.PINAPDU) == headerAlone {
 		if _, err := s.escape(ctx, needs.UnpaddedEscape); err != nil {

@@ -44,9 +44,9 @@ func (s *Slot) PowerOff(ctx context.Context) error {
 }
 
 func (s *Slot) powerOff(ctx context.Context) error {
-	s.session = session{}
+	s.session = s.reader.withoutCard()
 	s.lose()
-	_, err := s.reader.command(ctx, request{command: ccid.IccPowerOff(uint8(s.index)), wait: s.reader.deadlines.status()})
+	_, err := s.command(ctx, request{command: ccid.IccPowerOff(uint8(s.index)), wait: s.reader.deadlines.status()})
 	if errors.Is(err, ErrNoCard) {
 		return nil
 	}
@@ -54,9 +54,9 @@ func (s *Slot) powerOff(ctx context.Context) error {
 }
 
 func (s *Slot) powerOn(ctx context.Context, reset Reset) error {
-	power, powered := s.power, s.State().Powered
-	s.session = session{}
-	if reset == WarmReset && powered {
+	power, needs, powered := s.power, s.needs.Power, s.State().Powered
+	s.session = s.reader.withoutCard()
+	if reset == WarmReset && powered && !needs.OffBeforeOn {
 		err := s.activate(ctx, power)
 		if err == nil || isFinal(ctx, s.reader, err) {
 			return err
@@ -72,14 +72,15 @@ func (s *Slot) coldReset(ctx context.Context) error {
 
 // tryVoltages makes a cold reset at one voltage after the other.
 func (s *Slot) tryVoltages(ctx context.Context) error {
-	if s.lastStatus() == ccid.ICCActive {
+	// A reader that wants the power off before each power on gets it with that.
+	if s.lastStatus() == ccid.ICCActive && !s.needs.Power.OffBeforeOn {
 		if err := s.restPower(ctx); err != nil {
 			return err
 		}
 	}
 	var err error
 	for i, power := range s.voltages() {
-		if i > 0 {
+		if i > 0 && !s.needs.Power.OffBeforeOn {
 			if err := s.restPower(ctx); err != nil {
 				return err
 			}
@@ -119,12 +120,12 @@ func (s *Slot) lastStatus() ccid.ICCStatus {
 // voltages returns the values of bPowerSelect to try, in order. The highest voltage comes first: old cards know no other,
 // and later ones bear it; cards that don't say so are moved by matchClass.
 func (s *Slot) voltages() []ccid.PowerSelect {
-	class := s.reader.function.Class
+	class := s.class
 	if class.DwFeatures&(ccid.FeatureAutoVoltage|ccid.FeatureAutoActivation) != 0 {
 		return []ccid.PowerSelect{ccid.PowerAutomatic}
 	}
 	var list []ccid.PowerSelect
-	for _, p := range []ccid.PowerSelect{s.reader.quirks.Power.Voltage, s.reader.options.Voltage, ccid.Power5V, ccid.Power3V, ccid.Power18V} {
+	for _, p := range []ccid.PowerSelect{s.needs.Power.Voltage, s.reader.options.Voltage, ccid.Power5V, ccid.Power3V, ccid.Power18V} {
 		if supports(class.BVoltageSupport, p) && !slices.Contains(list, p) {
 			list = append(list, p)
 		}
@@ -142,7 +143,7 @@ func supports(v ccid.VoltageSupport, p ccid.PowerSelect) bool {
 
 // activate sends IccPowerOn and takes the answer to reset.
 func (s *Slot) activate(ctx context.Context, power ccid.PowerSelect) error {
-	if s.reader.quirks.Power.OffBeforeOn {
+	if s.needs.Power.OffBeforeOn {
 		if err := s.restPower(ctx); err != nil {
 			return err
 		}
@@ -154,7 +155,7 @@ func (s *Slot) activate(ctx context.Context, power ccid.PowerSelect) error {
 	if n := len(resp.Data); n < 1 || n > atr.MaxLength {
 		return fmt.Errorf("%w: %d bytes", ErrBadATR, n)
 	}
-	s.session = session{raw: resp.Data, power: power, protocol: s.reader.protocolFor(resp.Data)}
+	s.session = session{raw: resp.Data, power: power, conditions: s.reader.conditionsFor(resp.Data)}
 	if parsed, err := atr.Parse(resp.Data); err == nil {
 		s.atr = parsed
 	} else {
@@ -168,7 +169,7 @@ func (s *Slot) activate(ctx context.Context, power ccid.PowerSelect) error {
 // after that.
 func (s *Slot) iccPowerOn(ctx context.Context, power ccid.PowerSelect) (ccid.Response, error) {
 	q := request{command: ccid.IccPowerOn(uint8(s.index), power), wait: s.reader.deadlines.firstATR(power)}
-	resp, err := s.reader.command(ctx, q)
+	resp, err := s.command(ctx, q)
 	needs := s.reader.quirks.Power
 	if len(needs.RetryEscape) == 0 || !errors.Is(err, ccid.ErrorCode(needs.RetryOn)) {
 		return resp, err
@@ -176,7 +177,7 @@ func (s *Slot) iccPowerOn(ctx context.Context, power ccid.PowerSelect) (ccid.Res
 	if _, escapeErr := s.escape(ctx, needs.RetryEscape); escapeErr != nil {
 		return resp, errors.Join(err, escapeErr)
 	}
-	return s.reader.command(ctx, q)
+	return s.command(ctx, q)
 }
 
 // notePresence takes the result of a cold reset as an answer to the question whether there is a card, for readers that
@@ -203,10 +204,17 @@ func (s *Slot) notePresence(err error) error {
 	return nil
 }
 
-// matchClass moves a card that was powered with a voltage which its ATR does not allow to one that it does, where the
-// reader has one (ISO/IEC 7816-3:2006 §6.2.4, §10.1).
+// matchClass moves a card to the voltage that it is known to need, or that was powered with a voltage which its ATR does not
+// allow to one that it does, where the reader has one (ISO/IEC 7816-3:2006 §6.2.4, §10.1).
 func (s *Slot) matchClass(ctx context.Context) error {
-	if s.power == ccid.PowerAutomatic || s.atr == nil || !s.atr.Offers(15) {
+	if s.power == ccid.PowerAutomatic {
+		return nil
+	}
+	// What the reader needs with all cards has been tried.
+	if p := s.needs.Power.Voltage; p != s.reader.quirks.Power.Voltage && p != s.power && supports(s.class.BVoltageSupport, p) {
+		return s.move(ctx, p)
+	}
+	if s.atr == nil || !s.atr.Offers(15) {
 		return nil
 	}
 	allowed := s.atr.Classes()
@@ -217,11 +225,18 @@ func (s *Slot) matchClass(ctx context.Context) error {
 		if !allowed.Has(atr.Classes(1) << (p - 1)) {
 			continue
 		}
-		if err := s.restPower(ctx); err != nil {
-			return err
-		}
-		return s.activate(ctx, p)
+		return s.move(ctx, p)
 	}
 	s.reader.log.Debugf("slot %d: card works with %v, reader gives %v", s.index, allowed, s.power)
 	return nil
+}
+
+// move powers the card with another voltage.
+func (s *Slot) move(ctx context.Context, p ccid.PowerSelect) error {
+	if !s.reader.quirks.Power.OffBeforeOn {
+		if err := s.restPower(ctx); err != nil {
+			return err
+		}
+	}
+	return s.activate(ctx, p)
 }

@@ -45,11 +45,18 @@ func (f Function) QuirkDevice() quirks.Device {
 	}
 }
 
-// protocolFor returns what the reader and the card with this answer to reset need.
-func (r *Reader) protocolFor(raw []byte) quirks.Protocol {
+// withoutCard returns the session of a slot whose card has no power.
+func (r *Reader) withoutCard() session {
+	return session{conditions: conditions{needs: r.quirks, class: r.function.Class, deadlines: r.deadlines}}
+}
+
+// conditionsFor returns what holds with the card that has this answer to reset.
+func (r *Reader) conditionsFor(raw []byte) conditions {
 	d := r.Function().QuirkDevice()
 	d.ATR = raw
-	return r.options.Quirks.Lookup(d).Protocol
+	needs := r.options.Quirks.Lookup(d)
+	class := needs.Correct(*r.function.Class)
+	return conditions{needs: needs, class: &class, deadlines: newDeadlines(r.options.Limits, &class, needs.Timing)}
 }
 
 // sendEscapes sends the Escape commands that set the reader up. One that the reader refuses does not keep it from being
@@ -66,12 +73,12 @@ func (r *Reader) sendEscapes(ctx context.Context) error {
 
 // identity answers the commands by which applications ask what reader and driver they have, for readers whose vendor's
 // driver does.
-func (r *Reader) identity(command []byte) ([]byte, bool) {
+func (s *Slot) identity(command []byte) ([]byte, bool) {
 	c, err := apdu.ParseCommandLenient(command)
-	if err != nil || !r.quirks.Exchange.IdentityAPDUs || c.CLA != 0xFF || c.INS != 0x9A || c.P1 != 0x01 || len(c.Data) > 0 {
+	if err != nil || !s.needs.Exchange.IdentityAPDUs || c.CLA != 0xFF || c.INS != 0x9A || c.P1 != 0x01 || len(c.Data) > 0 {
 		return nil, false
 	}
-	info := r.device.info
+	info := s.reader.device.info
 	text, ok := map[byte]string{
 		0x01: info.Manufacturer,
 		0x03: info.Product,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf16"
 
@@ -58,12 +59,14 @@ type Reader struct {
 	naming sync.Mutex // guards log until the reader is open
 	usb    usbtransport.Interface
 
-	gate       gate
-	deadlines  deadlines
-	maxMessage int // bytes of a command message, header included
-	dataRates  []int
-	clocks     []int
-	slots      []*Slot
+	gate      gate
+	deadlines deadlines
+	// keepsParameters: it did not answer when it was asked for them.
+	keepsParameters atomic.Bool
+	maxMessage      int // bytes of a command message, header included
+	dataRates       []int
+	clocks          []int
+	slots           []*Slot
 
 	// life ends when the reader is closed or removed.
 	life context.Context

@@ -50,15 +50,22 @@ type Slot struct {
 
 // session is what lasts from one activation of a card to the next.
 type session struct {
-	raw         []byte   // the answer to reset
-	atr         *atr.ATR // nil where raw is none
-	power       ccid.PowerSelect
-	used        bool            // something was sent to the card since the reset
-	protocol    quirks.Protocol // what reader and card need
+	raw   []byte   // the answer to reset
+	atr   *atr.ATR // nil where raw is none
+	power ccid.PowerSelect
+	used  bool // something was sent to the card since the reset
+	conditions
 	parameters  Parameters
 	edc         t1.EDC      // of T=1 blocks, once a protocol is set
 	transmitter transmitter // nil before SetProtocol
 	proven      bool        // an exchange has succeeded since SetProtocol
+}
+
+// conditions are what a slot works under: those of its reader, changed by what is known of the card in it.
+type conditions struct {
+	needs     quirks.Settings
+	class     *ccid.ClassDescriptor // as corrected
+	deadlines deadlines
 }
 
 // CardState is what is known of a slot's card.
@@ -81,7 +88,7 @@ type Status struct {
 }
 
 func newSlot(r *Reader, index int) *Slot {
-	return &Slot{reader: r, index: index, ops: make(chan struct{}, 1), changed: make(chan struct{})}
+	return &Slot{reader: r, index: index, ops: make(chan struct{}, 1), session: r.withoutCard(), changed: make(chan struct{})}
 }
 
 // Reader returns the reader that the slot is part of.
@@ -155,7 +162,7 @@ func (s *Slot) ATR() []byte {
 func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	var response []byte
 	err := s.do(ctx, "transmit", func(ctx context.Context) (err error) {
-		if answer, ok := s.reader.identity(command); ok {
+		if answer, ok := s.identity(command); ok {
 			response = answer
 			return nil
 		}
@@ -185,7 +192,7 @@ func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint1
 			return ErrNotPowered
 		}
 		s.used = true
-		resp, err := s.xfr(ctx, data, bwi, level, false, s.reader.deadlines.apdu(s.parameters.T))
+		resp, err := s.xfr(ctx, data, bwi, level, false, s.deadlines.apdu(s.parameters.T))
 		answer = resp.Data
 		return err
 	})
@@ -216,7 +223,7 @@ func (s *Slot) escapeWithin(ctx context.Context, data []byte, wait time.Duration
 	if len(data) > s.reader.MaxCommand() {
 		return nil, ErrTooLong
 	}
-	resp, err := s.reader.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: wait})
+	resp, err := s.command(ctx, request{command: ccid.Escape(uint8(s.index), data), wait: wait})
 	return resp.Data, err
 }
 
@@ -225,31 +232,37 @@ func (s *Slot) xfr(ctx context.Context, data []byte, bwi uint8, level uint16, se
 	if len(data) > s.reader.MaxCommand() {
 		return ccid.Response{}, ErrTooLong
 	}
-	return s.reader.command(ctx, request{command: ccid.XfrBlock(uint8(s.index), bwi, level, data), wait: wait, secret: secret})
+	return s.command(ctx, request{command: ccid.XfrBlock(uint8(s.index), bwi, level, data), wait: wait, secret: secret})
+}
+
+// command runs one exchange within the limits that hold for the card.
+func (s *Slot) command(ctx context.Context, q request) (ccid.Response, error) {
+	q.limits = s.deadlines.limits
+	return s.reader.command(ctx, q)
 }
 
 // do runs one operation on the slot, within Limits.Exchange, and makes its error an *Error.
 func (s *Slot) do(ctx context.Context, op string, f func(context.Context) error) error {
-	return s.doWithin(ctx, op, s.reader.deadlines.limits.Exchange, f)
+	return s.doFor(ctx, op, 0, f)
 }
 
-// doWithin is do with a limit of its own.
-func (s *Slot) doWithin(ctx context.Context, op string, limit time.Duration, f func(context.Context) error) error {
-	err := s.run(ctx, op, limit, f)
+// doFor is do with some more time than Limits.Exchange.
+func (s *Slot) doFor(ctx context.Context, op string, more time.Duration, f func(context.Context) error) error {
+	err := s.run(ctx, op, more, f)
 	if err == nil {
 		return nil
 	}
 	return &Error{Op: op, Reader: s.Name(), Slot: s.index, Err: err}
 }
 
-func (s *Slot) run(ctx context.Context, op string, limit time.Duration, f func(context.Context) error) error {
+func (s *Slot) run(ctx context.Context, op string, more time.Duration, f func(context.Context) error) error {
 	if err := s.reader.acquire(ctx, s.ops); err != nil {
 		return err
 	}
 	defer func() { <-s.ops }()
 	s.begin(op)
 	defer s.finish()
-	return withTimeout(ctx, limit, f)
+	return withTimeout(ctx, s.deadlines.limits.Exchange+more, f)
 }
 
 // begin notes what is under way, "" for nothing.

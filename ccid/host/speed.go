@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -135,13 +137,83 @@ func isLineFault(err error) bool {
 	return false
 }
 
-// readParameters asks a reader that sets its parameters by itself what they are (CCID 1.1 §6.1.5), and returns FI/DI; false
-// where it does not say, or nothing that can be.
+// agreedSpeed returns the Fi/Di that reader and card use after SetParameters; told is its answer. A reader whose answer says
+// something else than was set, or nothing, is asked again by GetParameters. Where both say that it is at another speed than the
+// one to which PPS moved the card, they would not understand each other; a reader that makes PPS by itself tells where that
+// led. Otherwise it is not believed: what was set, or the card's default, is as good a guess, and the first exchange shows.
+func (s *Slot) agreedSpeed(ctx context.Context, p Parameters, told ccid.Response) (byte, error) {
+	if fd, ok := parameterFD(told, p.T); ok && fd == p.FD {
+		return p.FD, nil
+	}
+	fd, ok := s.readParameters(ctx, p.T)
+	switch {
+	case !s.State().Powered:
+		return 0, ErrNotPowered
+	case !ok || fd == p.FD:
+		return p.FD, nil
+	case p.PPS:
+		return 0, fmt.Errorf("%w: the card was moved to Fi/Di %02X, the reader works with %02X", ErrResponse, p.FD, fd)
+	case s.class.DwFeatures&ccid.FeatureAutoPPS != 0:
+		return fd, nil
+	}
+	s.reader.log.Debugf("slot %d: Fi/Di %02X was set, but the reader says that it works with %02X", s.index, p.FD, fd)
+	return p.FD, nil
+}
+
+// setRate gives a reader the data rate that goes with Fi/Di, where it neither follows the parameters nor makes PPS by itself
+// (CCID 1.1 §5.1, dwFeatures, §6.1.14). One that does not have the command is taken to follow the parameters all the same.
+func (s *Slot) setRate(ctx context.Context, fd byte) error {
+	const byItself = ccid.FeatureAutoBaudRate | ccid.FeatureAutoParameters | ccid.FeatureAutoPPS
+	if fd == atr.DefaultFD || s.class.DwFeatures&byItself != 0 {
+		return nil
+	}
+	fi, di := factors(fd)
+	clock := s.deadlines.clockHz
+	rate := clock * di / fi
+	c := ccid.SetDataRateAndClockFrequency(uint8(s.index), uint32(clock/1000), uint32(rate))
+	resp, err := s.command(ctx, request{command: c, wait: s.reader.deadlines.status()})
+	if notDone(err) {
+		s.reader.log.Debugf("slot %d: data rate of %d bit/s: %v", s.index, rate, err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	const answerLength = 8
+	if len(resp.Data) != answerLength {
+		return fmt.Errorf("%w: data rate and clock frequency in %d bytes", ErrResponse, len(resp.Data))
+	}
+	// Over the ten bits of a character 2 % are a fifth of a bit, which goes well.
+	got := int64(binary.LittleEndian.Uint32(resp.Data[4:]))
+	if off := got - int64(rate); max(off, -off)*50 > int64(rate) {
+		return fmt.Errorf("%w: the card needs %d bit/s, the reader takes %d", ErrResponse, rate, got)
+	}
+	return nil
+}
+
+// readParameters asks a reader what its parameters are (CCID 1.1 §6.1.5), and returns FI/DI; false where it does not say, or
+// nothing that can be. One that was silent once is not asked again.
 func (s *Slot) readParameters(ctx context.Context, t uint8) (fd byte, ok bool) {
-	resp, err := s.reader.command(ctx, request{command: ccid.GetParameters(uint8(s.index)), wait: s.reader.deadlines.status()})
-	if err != nil || resp.Specific != t {
+	if s.reader.keepsParameters.Load() {
 		return 0, false
 	}
+	resp, err := s.command(ctx, request{command: ccid.GetParameters(uint8(s.index)), wait: s.reader.deadlines.status()})
+	var silent *NoAnswerError
+	if errors.As(err, &silent) {
+		s.reader.keepsParameters.Store(true)
+	}
+	if err != nil {
+		return 0, false
+	}
+	return parameterFD(resp, t)
+}
+
+// parameterFD returns FI/DI of a message with parameters for T=t; false where they are none, or reserved values.
+func parameterFD(resp ccid.Response, t uint8) (fd byte, ok bool) {
+	if resp.Type != ccid.TypeParameters || resp.Specific != t {
+		return 0, false
+	}
+	var err error
 	if t == 1 {
 		var p ccid.ParametersT1
 		p, err = ccid.ParseParametersT1(resp.Data)

@@ -52,7 +52,7 @@ func (x shortAPDU) transmit(ctx context.Context, command []byte) ([]byte, error)
 
 // one exchanges one short APDU.
 func (x shortAPDU) one(ctx context.Context, command []byte, secret bool) ([]byte, error) {
-	resp, err := x.slot.xfr(ctx, command, 0, 0, secret, x.slot.reader.deadlines.apdu(x.slot.parameters.T))
+	resp, err := x.slot.xfr(ctx, command, 0, 0, secret, x.slot.deadlines.apdu(x.slot.parameters.T))
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (x extendedAPDU) collect(ctx context.Context, resp ccid.Response) ([]byte, 
 }
 
 func (x extendedAPDU) block(ctx context.Context, data []byte, level uint16, secret bool) (ccid.Response, error) {
-	return x.slot.xfr(ctx, data, 0, level, secret, x.slot.reader.deadlines.apdu(x.slot.parameters.T))
+	return x.slot.xfr(ctx, data, 0, level, secret, x.slot.deadlines.apdu(x.slot.parameters.T))
 }
 
 // transmitterT0 maps APDUs to T=0 TPDUs, for readers at TPDU and character level.

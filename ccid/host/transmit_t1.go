@@ -27,7 +27,7 @@ type portT1 interface {
 
 func (s *Slot) newTransmitterT1() (*transmitterT1, error) {
 	config := s.t1Config()
-	if s.reader.function.Class.DwFeatures&ccid.FeatureAutoIFSD != 0 {
+	if s.class.DwFeatures&ccid.FeatureAutoIFSD != 0 {
 		config.IFSD = s.ifsd()
 	}
 	engine, err := t1.New(config)
@@ -47,7 +47,7 @@ func (s *Slot) newTransmitterT1() (*transmitterT1, error) {
 func (x *transmitterT1) negotiate(ctx context.Context) error {
 	defer x.publish()
 	size := x.slot.ifsd()
-	if x.slot.reader.function.Class.DwFeatures&ccid.FeatureAutoIFSD != 0 || size == 0 || size == x.engine.IFSD() {
+	if x.slot.class.DwFeatures&ccid.FeatureAutoIFSD != 0 || size == 0 || size == x.engine.IFSD() {
 		if x.config.EDC == t1.LRC {
 			return nil
 		}
@@ -153,7 +153,7 @@ func (x characterT1) exchange(ctx context.Context, block []byte, wtx int, secret
 // portion is how many of n characters to ask for at once: n, or 1 where the answer with its header would have a length
 // that the reader does not bear.
 func (s *Slot) portion(n int) int {
-	if bad := int(s.reader.quirks.Exchange.AvoidMultipleOf); bad > 0 && (ccid.HeaderLength+n)%bad == 0 {
+	if bad := int(s.needs.Exchange.AvoidMultipleOf); bad > 0 && (ccid.HeaderLength+n)%bad == 0 {
 		return 1
 	}
 	return n
