@@ -172,7 +172,7 @@ func (s *slot) sendCharacters(data []byte) part {
 		return part{exchange: s.underWay(), layers: []Layer{{Protocol: "characters", Name: "the host asks for more"}}}
 	case isPPS(data) && s.command == nil:
 		s.ppsSent, s.characters = true, characters{}
-		return part{layers: []Layer{ppsLayer("PPS request", data)}}
+		return part{sets: true, layers: []Layer{ppsLayer("PPS request", data)}}
 	case s.speaksT1(data):
 		s.characters = characters{}
 		return s.sendBlock(data)

@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -73,6 +74,7 @@ type builder struct {
 	devices    map[place]*device
 	start, end time.Time
 	exchanges  []*exchange
+	steps      []Step
 	omitted    int
 }
 
@@ -97,6 +99,8 @@ type link struct {
 	// out and in are messages of which more transfers are to come.
 	out, in []byte
 	token   token
+	// messages counts what the host has sent, as Step.Ordinal has it.
+	messages int
 }
 
 // sent is a command on its way.
@@ -265,7 +269,7 @@ func (b *builder) explain(dev *device, m moment, out *Transfer) {
 	switch {
 	case t.Type == usbtransport.TransferControl:
 		explainRequest(t, out)
-		b.explainToken(dev, m, out)
+		b.request(dev, m, out)
 		return
 	case len(t.Data) == 0:
 		out.Name = "nothing"
@@ -275,6 +279,9 @@ func (b *builder) explain(dev *device, m moment, out *Transfer) {
 		return
 	}
 	l := dev.link(t.Endpoint)
+	if l != nil && t.Type == usbtransport.TransferBulk && !t.In() && !errors.Is(t.Err, usbtransport.ErrInvalid) {
+		l.messages++
+	}
 	switch {
 	case l == nil:
 		out.Name = "of another interface"
@@ -330,15 +337,28 @@ func (b *builder) command(dev *device, l *link, m moment, out *Transfer) {
 	}
 	l.sent[c.Seq] = sent{out.Number, c.Slot, c.Type, m.at}
 	s := l.slot(c.Slot)
+	step := Step{Device: dev.Index, Interface: l.number, Slot: int(c.Slot), Packet: m.packet, Ordinal: l.messages - 1, Data: c.Data}
 	switch c.Type {
 	case ccid.TypeIccPowerOn, ccid.TypeIccPowerOff:
 		s.reset()
 	case ccid.TypeSetParameters:
 		s.protocol = int(c.Specific[0])
 	case ccid.TypeXfrBlock:
-		b.take(dev, l, s.send(c.Data, c.LevelParameter()), m, out)
+		p := s.send(c.Data, c.LevelParameter())
+		b.take(dev, l, p, m, out)
+		b.sent(step, s, p)
+		return
 	case ccid.TypeSecure:
-		b.take(dev, l, s.pad(c.Data), m, out)
+		p := s.pad(c.Data)
+		b.take(dev, l, p, m, out)
+		if p.exchange == nil {
+			return
+		}
+		step.exchange = p.exchange
+	}
+	if kind, ok := stepKinds[c.Type]; ok {
+		step.Kind, step.Protocol = kind, s.protocol
+		b.steps = append(b.steps, step)
 	}
 }
 

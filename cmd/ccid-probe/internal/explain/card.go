@@ -20,8 +20,7 @@ type slot struct {
 
 	// command is the one that is under way or was the last, nil before the first.
 	command *exchange
-	// chain counts: more of the command comes, more of the response comes.
-	t1 blocks
+	t1      blocks
 	// characters holds what has come at the character level and is no whole TPDU, block or PPS yet.
 	characters characters
 	ppsSent    bool
@@ -43,8 +42,12 @@ type part struct {
 	layers   []Layer
 	problems []string
 	exchange *exchange
-	// begins: the exchange is a new one. continues: it was done, and goes on with another TPDU.
+	// begins: the exchange is a new one.
 	begins bool
+	// sends: a command begins to go to the card with this message: a new exchange, or another TPDU of one.
+	sends bool
+	// sets: the message is about the protocol, a PPS.
+	sets bool
 }
 
 func (p *part) problem(format string, args ...any) {
@@ -99,7 +102,7 @@ func (s *slot) send(data []byte, level uint16) part {
 		return s.sendCharacters(data)
 	case isPPS(data) && s.command == nil:
 		s.ppsSent = true
-		return part{layers: []Layer{ppsLayer("PPS request", data)}}
+		return part{sets: true, layers: []Layer{ppsLayer("PPS request", data)}}
 	case s.speaksT1(data):
 		return s.sendBlock(data)
 	}
@@ -148,7 +151,7 @@ func (s *slot) begin(data []byte, more bool) part {
 		s.command.Problem = "no answer before the next command"
 	}
 	s.command = &exchange{APDU: &APDU{}, raw: bytes.Clone(data), sending: more}
-	return part{exchange: s.command, begins: true}
+	return part{exchange: s.command, begins: true, sends: true}
 }
 
 func (x *exchange) append(data []byte) {
@@ -207,7 +210,7 @@ func (s *slot) sendTPDU(data []byte) part {
 	x.done = false
 	x.response = x.response[:len(x.response)-2]
 	x.TPDUs = append(x.TPDUs, [2][]byte{bytes.Clone(data), nil})
-	return part{exchange: x, layers: []Layer{layer}}
+	return part{exchange: x, sends: true, layers: []Layer{layer}}
 }
 
 // continuedBy reports whether a TPDU goes on with the command: GET RESPONSE after 61xx, or the same command with the Le of

@@ -216,8 +216,13 @@ func hasData(fields []Field) bool {
 	return false
 }
 
-func dataText(compacted string) string {
-	const most = 64
+// shownInText is how many bytes of data stand on a line.
+const shownInText = 64
+
+func dataText(compacted string) string { return shortened(compacted, shownInText) }
+
+// shortened is hexadecimal with spaces, at most so many bytes of it.
+func shortened(compacted string, most int) string {
 	var b strings.Builder
 	for i := 0; i+2 <= len(compacted) && i < 2*most; i += 2 {
 		b.WriteString(compacted[i:i+2] + " ")

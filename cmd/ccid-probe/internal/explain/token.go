@@ -2,10 +2,12 @@ package explain
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/usbtransport"
 )
 
 // token follows an ICCD token, whose messages are control requests (ICCD 1.0).
@@ -16,23 +18,47 @@ type token struct {
 	at       time.Time
 }
 
-// explainToken explains what the class requests of a token carry.
-func (b *builder) explainToken(dev *device, m moment, out *Transfer) {
+// request follows the class and vendor requests to a reader's interface; those of a token carry what goes to its card.
+func (b *builder) request(dev *device, m moment, out *Transfer) {
+	const recipientInterface = 1
 	t := m.transfer
-	if !t.HasSetup || requestKind(t.Setup.RequestType) != "class" || t.Err != nil {
+	if !t.HasSetup || requestKind(t.Setup.RequestType) == "standard" || t.Setup.RequestType&0x1F != recipientInterface {
 		return
 	}
 	l := dev.links[int(uint8(t.Setup.Index))]
-	if l == nil || l.iccd != ccid.ProtocolICCDA && l.iccd != ccid.ProtocolICCDB {
+	if l == nil {
 		return
 	}
+	if !errors.Is(t.Err, usbtransport.ErrInvalid) {
+		l.messages++
+	}
+	if t.Err != nil || requestKind(t.Setup.RequestType) != "class" {
+		return
+	}
+	if l.iccd == ccid.ProtocolICCDA || l.iccd == ccid.ProtocolICCDB {
+		b.explainToken(dev, l, m, out)
+		return
+	}
+	if t.Setup.RequestType == ccid.RequestTypeIn && (t.Setup.Request == ccid.RequestGetClockFrequencies || t.Setup.Request == ccid.RequestGetDataRates) {
+		b.steps = append(b.steps, Step{Kind: StepLists, Device: dev.Index, Interface: l.number, Packet: m.packet, Ordinal: l.messages - 1})
+	}
+}
+
+// explainToken explains what the class requests of a token carry.
+func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
+	t := m.transfer
+	step := Step{Device: dev.Index, Interface: l.number, Packet: m.packet, Ordinal: l.messages - 1}
 	s := l.slot(0)
 	k := &l.token
 	switch t.Setup.Request {
 	case iccdPowerOff:
 		s.reset()
+		step.Kind = StepPowerOff
+		b.steps = append(b.steps, step)
 	case iccdPowerOn:
 		s.reset()
+		step.Kind = StepPowerOn
+		b.steps = append(b.steps, step)
 		k.powering, k.number, k.at = true, out.Number, m.at
 		if t.In() {
 			k.powering = false
@@ -40,7 +66,9 @@ func (b *builder) explainToken(dev *device, m moment, out *Transfer) {
 		}
 	case iccdXfrBlock:
 		k.number, k.at = out.Number, m.at
-		b.take(dev, l, l.sendToToken(t.Data, t.Setup.Value>>8), m, out)
+		p := l.sendToToken(t.Data, t.Setup.Value>>8)
+		b.take(dev, l, p, m, out)
+		b.sent(step, s, p)
 	case iccdStatusA:
 		if len(t.Data) > 0 {
 			k.status = t.Data[0]
