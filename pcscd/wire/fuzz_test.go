@@ -115,7 +115,9 @@ func FuzzAttribute(f *testing.F) { fuzzParser(f, "attribute", samples()["Attribu
 
 func FuzzSignal(f *testing.F) { fuzzParser(f, "signal", Signal{Code: ErrCancelled}.Append(nil)) }
 
-func FuzzReaderEvents(f *testing.F) { fuzzParser(f, "reader events", ReaderEvents{Count: 32767}.Append(nil)) }
+func FuzzReaderEvents(f *testing.F) {
+	fuzzParser(f, "reader events", ReaderEvents{Count: 32767}.Append(nil))
+}
 
 func FuzzTableSize(f *testing.F) { fuzzParser(f, "table size", TableSize(16).Append(nil)) }
 

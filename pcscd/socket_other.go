@@ -1,0 +1,24 @@
+//go:build !linux
+
+package pcscd
+
+import (
+	"errors"
+	"net"
+	"time"
+)
+
+// hungUp cannot tell: a client's death is noticed when its call is over.
+func hungUp(uintptr) bool { return false }
+
+// writeNow writes a message, and waits for room in the socket for a moment at most.
+func writeNow(conn *net.UnixConn, message []byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		return err
+	}
+	_, err := conn.Write(message)
+	return err
+}
+
+// peer cannot tell who a client is, so none is served: only Linux's way of asking is known here.
+func peer(*net.UnixConn) (Client, error) { return Client{}, errors.ErrUnsupported }
