@@ -154,7 +154,7 @@ func TestHotPlugOpensReadersByTheNewQuirks(t *testing.T) {
 	p := newPlugs(t, host.Options{})
 	p.plug(t, 1)
 	require.Equal(t, "Gemplus USB SmartCard Reader 00 00", p.next(t, ifdhandler.ReaderArrived).Slots[0].Name)
-	table, err := (*quirks.Table)(nil).Extend("new.toml", []byte("[[quirk]]\nid = \"x\"\nreader = [\"08E6:3437\"]\nname = \"Renamed\"\n"))
+	table, err := (*quirks.Table)(nil).Extend("new.toml", []byte("[[quirk]]\nid = \"x\"\nreader = [\"08E6:3437\"]\nset.name = \"Renamed\"\n"))
 	require.NoError(t, err)
 	p.SetQuirks(table)
 	p.plug(t, 1)
