@@ -33,6 +33,8 @@ type scenario struct {
 	opens bool
 	// holder is how long a card's holder may take, which nobody can tell from a reader that is mute.
 	holder time.Duration
+	// token: messages travel as ICCD has it, without number and length, so that faults which damage them can't be told.
+	token bool
 }
 
 var errWrong = errors.New("wrong answer")
@@ -49,6 +51,11 @@ var scenarios = []scenario{
 	{name: "T=1 characters", config: one(1, level(ccid.LevelCharacter)), prepare: connected, run: echoes(3)},
 	{name: "short APDU", config: one(1, level(ccid.LevelShortAPDU)), prepare: connected, run: echoes(1, slow)},
 	{name: "extended, chained", config: one(1, level(ccid.LevelExtendedAPDU)), prepare: connected, run: echoes(slow, 700)},
+	{name: "ICCD A, open", config: token("e-gate", 0), token: true, opens: true, run: func(ctx context.Context, r *rig) error { return r.open(ctx) }},
+	{name: "ICCD A", config: token("e-gate", 0), token: true, prepare: opened, run: connectAndEcho(1, slow, 120)},
+	{name: "ICCD B, short APDU", config: token("gemalto-pdt", 1), token: true, prepare: opened, run: connectAndEcho(1, slow)},
+	{name: "ICCD B, chained", config: token("gemalto-pdt", 1, level(ccid.LevelExtendedAPDU)), token: true, prepare: opened, run: connectAndEcho(slow, 700)},
+	{name: "ICCD B, notifies", config: token("gnd-starsigncardtoken350", 1), token: true, prepare: opened, run: connectAndEcho(1)},
 	{name: "PIN entry", config: one(1, pinPad), prepare: connected, run: enterPIN, holder: 30 * time.Second},
 	{name: "escape", config: one(1, nil), prepare: opened, run: escape},
 	{name: "interrupt wait", config: one(1, nil), prepare: cardInserted, run: exchangeCards, aside: 4},
@@ -77,6 +84,16 @@ func one(protocol uint8, change func(*virtual.Config)) func() virtual.Config {
 		}
 		return c
 	}
+}
+
+// token is a reader and card in one.
+func token(model string, protocol uint8, changes ...func(*virtual.Config)) func() virtual.Config {
+	return one(protocol, func(c *virtual.Config) {
+		c.Model = model
+		for _, change := range changes {
+			change(c)
+		}
+	})
 }
 
 func level(l ccid.ExchangeLevel, more ...ccid.Features) func(*virtual.Config) {
@@ -189,6 +206,16 @@ func echoes(lengths ...int) func(context.Context, *rig) error {
 			}
 		}
 		return nil
+	}
+}
+
+// connectAndEcho begins with the power on.
+func connectAndEcho(lengths ...int) func(context.Context, *rig) error {
+	return func(ctx context.Context, r *rig) error {
+		if _, err := r.reader.Slot(0).Connect(ctx); err != nil {
+			return err
+		}
+		return echoes(lengths...)(ctx, r)
 	}
 }
 
