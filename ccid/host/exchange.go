@@ -107,6 +107,8 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 			return ccid.Response{}, err
 		}
 		if resp.Status.Command() != ccid.CommandTimeExtension {
+			// What the slot says after a sleep is not news of its card.
+			r.noticeSleep()
 			r.slots[c.command.Slot].observe(resp.Status, c.command.Type)
 			return resp, nil
 		}

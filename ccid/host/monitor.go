@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -51,7 +52,7 @@ type Event struct {
 
 // Monitor keeps every reader of a backend open: it opens those that are there and those that arrive, tries again where
 // one is not accessible yet or busy, and closes those that are removed. A reader's Number is the lowest that no other
-// reader of the Monitor has.
+// reader of the Monitor has, but the one that it had before where it comes back to its port within 30 s.
 type Monitor struct {
 	backend usbtransport.Backend
 	log     logrus.FieldLogger
@@ -65,6 +66,7 @@ type Monitor struct {
 	mu       sync.Mutex
 	options  Options             // of readers that are opened from now on
 	numbers  map[int]bool        // in use
+	kept     map[identity]kept   // numbers of readers that have left
 	readers  []*Reader           // open, in the order of arrival
 	queue    []Event             // not yet taken by Next
 	queued   chan struct{}       // has a token while queue may not be empty
@@ -76,7 +78,7 @@ type arrival struct {
 	device *Device
 	// numbers are those of its readers. They are given back when the backend reports the removal: the device's next
 	// arrival comes after that, and is to get the same names.
-	numbers []int
+	numbers map[identity]int
 	retry   chan struct{} // closed and replaced when another try may succeed; Monitor.mu guards it
 }
 
@@ -90,12 +92,13 @@ func NewMonitor(ctx context.Context, backend usbtransport.Backend, options Optio
 	life, end := context.WithCancel(context.Background())
 	m := &Monitor{
 		backend: backend, options: options, log: options.Logger, watcher: watcher, life: life, end: end,
-		numbers: map[int]bool{}, queued: make(chan struct{}, 1), attached: map[string]*arrival{},
+		numbers: map[int]bool{}, kept: map[identity]kept{}, queued: make(chan struct{}, 1), attached: map[string]*arrival{},
 	}
 	if m.log == nil {
 		m.log = discard()
 	}
 	m.background.Go(m.run)
+	m.background.Go(m.watchSleep)
 	return m, nil
 }
 
@@ -191,7 +194,7 @@ func (m *Monitor) run() {
 
 func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 	m.left(info.Key)
-	a := &arrival{device: NewDevice(m.backend, info), retry: make(chan struct{})}
+	a := &arrival{device: NewDevice(m.backend, info), numbers: map[identity]int{}, retry: make(chan struct{})}
 	m.mu.Lock()
 	m.attached[info.Key] = a
 	m.mu.Unlock()
@@ -205,7 +208,7 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 			continue
 		}
 		// Numbers are given here, in the order of arrival.
-		number := m.takeNumber(a)
+		number := m.takeNumber(a, f)
 		m.background.Go(func() { m.serve(a, f, number) })
 	}
 }
@@ -215,9 +218,7 @@ func (m *Monitor) left(key string) {
 	a := m.attached[key]
 	delete(m.attached, key)
 	if a != nil {
-		for _, n := range a.numbers {
-			delete(m.numbers, n)
-		}
+		m.giveNumbers(a)
 	}
 	m.queue = slices.DeleteFunc(m.queue, func(q Event) bool {
 		return q.Kind == ReaderUnusable && q.Function.Device.Key == key
@@ -319,14 +320,71 @@ func (m *Monitor) retryOf(a *arrival) (<-chan struct{}, Options) {
 	return a.retry, m.options
 }
 
-func (m *Monitor) takeNumber(a *arrival) int {
+// identity says which reader it is that comes back: the same model at the same port.
+type identity struct {
+	port, serial        string
+	idVendor, idProduct uint16
+	number              uint8 // bInterfaceNumber
+}
+
+func identityOf(f Function) identity {
+	d := f.Device
+	return identity{d.PortPath, d.SerialNumber, d.IDVendor, d.IDProduct, f.Interface.Number}
+}
+
+// kept is the number of a reader that has left.
+type kept struct {
+	number int
+	until  time.Time
+}
+
+// A reader that comes back within keepNumber gets the number that it had, if that is free: a reset of a hub, or a sleep of the
+// machine, takes all readers away and gives them back in any order. maxKept bounds how many numbers are kept.
+const (
+	keepNumber = 30 * time.Second
+	maxKept    = 256
+)
+
+func (m *Monitor) takeNumber(a *arrival, f Function) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := 0
+	id, n := identityOf(f), 0
+	if before, ok := m.kept[id]; ok && !m.numbers[before.number] && time.Now().Before(before.until) {
+		n = before.number
+	}
 	for m.numbers[n] {
 		n++
 	}
+	delete(m.kept, id)
 	m.numbers[n] = true
-	a.numbers = append(a.numbers, n)
+	a.numbers[id] = n
 	return n
+}
+
+// giveNumbers gives back those of a device that has left. m.mu is held.
+func (m *Monitor) giveNumbers(a *arrival) {
+	now := time.Now()
+	maps.DeleteFunc(m.kept, func(_ identity, k kept) bool { return now.After(k.until) })
+	for id, n := range a.numbers {
+		delete(m.numbers, n)
+		if len(m.kept) < maxKept {
+			m.kept[id] = kept{n, now.Add(keepNumber)}
+		}
+	}
+}
+
+// watchSleep has the readers that nobody uses notice that the machine has slept.
+func (m *Monitor) watchSleep() {
+	tick := time.NewTicker(sleepCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-m.life.Done():
+			return
+		}
+		for _, r := range m.Readers() {
+			r.noticeSleep()
+		}
+	}
 }

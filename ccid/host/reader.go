@@ -36,6 +36,9 @@ type Options struct {
 	NoInterfaceName, NoSerial bool
 	// NameExtension is put into the reader's name before the numbers, as pcscd's PCSCLITE_FILTER_EXTEND_READER_NAMES does.
 	NameExtension string
+	// Suspended returns for how long the machine has slept since it was started. When that grows, the cards of all readers
+	// count as reset, see Device.PowerLost. nil asks the system, which tells on Linux only.
+	Suspended func() time.Duration
 	// Number is the first of the two numbers at the end of the reader's name (0..255).
 	Number int
 	// Voltage is tried first when a card is powered, where the reader has no automatic selection. The default is 5 V.
@@ -67,6 +70,8 @@ type Reader struct {
 	dataRates       []int
 	clocks          []int
 	slots           []*Slot
+
+	sleep *sleepWatch
 
 	// life ends when the reader is closed or removed.
 	life context.Context
@@ -169,7 +174,7 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 		o.Speeds = &SpeedMemory{}
 	}
 	r := &Reader{
-		device: d, function: f, options: o, announced: announced, quirks: needs, usb: usb, gate: gate{usb: usb, device: d},
+		device: d, function: f, options: o, announced: announced, quirks: needs, usb: usb, gate: gate{usb: usb, device: d}, sleep: newSleepWatch(o),
 		deadlines: newDeadlines(o.Limits, f.Class, needs.Timing), maxMessage: maxMessage(f.Class.DwMaxCCIDMessageLength),
 		life: life, end: end, bus: make(chan struct{}, busySlots(f.Class, needs.USB)), name: baseName(d.info, o, needs.Name),
 	}

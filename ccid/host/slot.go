@@ -262,6 +262,7 @@ func (s *Slot) run(ctx context.Context, op string, more time.Duration, f func(co
 	defer func() { <-s.ops }()
 	s.begin(op)
 	defer s.finish()
+	s.reader.noticeSleep()
 	return withTimeout(ctx, s.deadlines.limits.Exchange+more, f)
 }
 
