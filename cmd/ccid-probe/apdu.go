@@ -168,6 +168,7 @@ func (p *program) exchange(ctx context.Context, x exchanger, slot *host.Slot, co
 	if !p.opts.json {
 		p.out.printf("> %s\n", x.shown(command, " "))
 	}
+	p.tape.note(slot, command)
 	var raw []byte
 	start := time.Now()
 	err := p.step(ctx, func(ctx context.Context) (err error) {

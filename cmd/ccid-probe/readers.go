@@ -81,6 +81,11 @@ func (p *program) withReaders(ctx context.Context, f func(search) error) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
+	if p.tape != nil {
+		if backends, err = p.tape.begin(backends); err != nil {
+			return err
+		}
+	}
 	found := search{quirks: table}
 	for _, backend := range backends {
 		var devices []usbtransport.DeviceInfo

@@ -43,6 +43,8 @@ type program struct {
 	out  *output
 	log  *logrus.Logger
 	opts options
+	// tape is what the readers' transfers are written to, nil for nothing.
+	tape *recording
 }
 
 // options are the flags that every command has.
@@ -115,7 +117,8 @@ Without a command it lists the readers and says what to do next.
 	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
 	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
 	flags.StringVar(&p.opts.quirksDir, "quirks-dir", quirksDir, "read quirks of readers from the *.toml files of this `DIRECTORY`, beside those built in")
-	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand(), p.virtualCommand())
+	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand(), p.virtualCommand(),
+		p.recordCommand(), p.replayCommand(), p.explainCommand())
 	// -h anywhere shows usage; an unknown flag does not, the message says it all.
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "%w", err)

@@ -105,15 +105,7 @@ func (r *redactor) control(t *Transfer) {
 	}
 }
 
-// Class requests of ICCD tokens that carry what a card is sent, and what it answers (ICCD 1.0 §6).
-const (
-	requestICCDPowerOn  = 0x62
-	requestICCDPowerOff = 0x63
-	requestICCDXfrBlock = 0x65
-	requestICCDData     = 0x6F
-)
-
-// hideRequest returns a copy of the data of a control request without secrets. An ICCD token has one slot, and in version B
+// hideRequest returns a copy of the data of a control request without secrets (ICCD 1.0 §6.2). An ICCD token has one slot, and in version B
 // the high byte of wValue says whether a command goes on.
 func (r *redactor) hideRequest(setup usbtransport.Setup, data []byte) []byte {
 	out := slices.Clone(data)
@@ -121,9 +113,9 @@ func (r *redactor) hideRequest(setup usbtransport.Setup, data []byte) []byte {
 	switch {
 	case setup.RequestType != ccid.RequestTypeOut:
 		hideWhole(out, &s.envelope)
-	case setup.Request == requestICCDPowerOn, setup.Request == requestICCDPowerOff:
+	case setup.Request == ccid.ICCDPowerOn, setup.Request == ccid.ICCDPowerOff:
 		delete(r.slots, 0)
-	case setup.Request == requestICCDXfrBlock:
+	case setup.Request == ccid.ICCDXfrBlock:
 		s.hideBlock(out, setup.Value>>8)
 	default:
 		hideWhole(out, &s.envelope)
@@ -133,7 +125,13 @@ func (r *redactor) hideRequest(setup usbtransport.Setup, data []byte) []byte {
 
 // learnRequest takes the answer to a control request: in version A a status word in place of a procedure ends a command.
 func (r *redactor) learnRequest(setup usbtransport.Setup, data []byte) {
-	if setup.RequestType == ccid.RequestTypeIn && setup.Request == requestICCDData && len(data) == 2 {
+	if setup.RequestType != ccid.RequestTypeIn {
+		return
+	}
+	switch {
+	case setup.Request == ccid.ICCDPowerOn:
+		delete(r.slots, 0)
+	case setup.Request == ccid.ICCDDataBlock && len(data) == 2:
 		r.slot(0).expected = 0
 	}
 }

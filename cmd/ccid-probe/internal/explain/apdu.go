@@ -22,7 +22,8 @@ var instructions = map[byte]string{
 	0xE6: "TERMINATE DF", 0xE8: "TERMINATE EF", 0xFE: "TERMINATE CARD USAGE",
 }
 
-func instruction(ins byte) string {
+// Instruction is the name of an INS byte, "INS 52" for one that the standards don't have.
+func Instruction(ins byte) string {
 	if name, ok := instructions[ins]; ok {
 		return name
 	}
@@ -34,7 +35,7 @@ func (x *exchange) complete() {
 	x.Command = hiddenHex(x.raw)
 	x.Name, x.Case = "no APDU", ""
 	if len(x.raw) >= apdu.HeaderLength {
-		x.Name = instruction(x.raw[1])
+		x.Name = Instruction(x.raw[1])
 		if x.raw[0] == 0xFF {
 			x.Name = "command to the reader"
 		}

@@ -247,7 +247,7 @@ func tpduFields(b []byte) []Field {
 	}
 	fields := []Field{
 		{Name: "CLA", Value: hex8(b[0])},
-		{Name: "INS", Value: hex8(b[1]), Meaning: instruction(b[1])},
+		{Name: "INS", Value: hex8(b[1]), Meaning: Instruction(b[1])},
 		{Name: "P1", Value: hex8(b[2])}, {Name: "P2", Value: hex8(b[3])},
 	}
 	if len(b) > apdu.HeaderLength {

@@ -24,21 +24,11 @@ var descriptorTypes = map[uint8]string{
 	0x0B: "interface association", 0x0F: "BOS", ccid.ClassDescriptorType: "smart card class",
 }
 
-// Class requests of ICCD tokens (ICCD 1.0 §6).
-const (
-	iccdPowerOn   = 0x62
-	iccdPowerOff  = 0x63
-	iccdXfrBlock  = 0x65
-	iccdDataBlock = 0x6F
-	iccdStatusB   = 0x81
-	iccdStatusA   = 0xA0
-)
-
 // classRequests are those of CCID 1.1 §5.3 and of ICCD 1.0.
 var classRequests = map[uint8]string{
 	ccid.RequestAbort: "ABORT", ccid.RequestGetClockFrequencies: "GET_CLOCK_FREQUENCIES", ccid.RequestGetDataRates: "GET_DATA_RATES",
-	iccdPowerOn: "ICC_POWER_ON", iccdPowerOff: "ICC_POWER_OFF", iccdXfrBlock: "XFR_BLOCK", iccdDataBlock: "DATA_BLOCK",
-	iccdStatusB: "SLOT_STATUS", iccdStatusA: "GET_ICC_STATUS",
+	ccid.ICCDPowerOn: "ICC_POWER_ON", ccid.ICCDPowerOff: "ICC_POWER_OFF", ccid.ICCDXfrBlock: "XFR_BLOCK", ccid.ICCDDataBlock: "DATA_BLOCK",
+	ccid.ICCDSlotStatus: "SLOT_STATUS", ccid.ICCDGetStatus: "GET_ICC_STATUS",
 }
 
 // requestKind is bits 5 and 6 of bmRequestType (USB 2.0 §9.3).
@@ -111,7 +101,7 @@ func valueMeaning(s usbtransport.Setup) string {
 		return "ENDPOINT_HALT"
 	case kind == "class" && s.Request == ccid.RequestAbort && s.RequestType == ccid.RequestTypeOut:
 		return fmt.Sprintf("bSlot %d, bSeq %d", uint8(s.Value), uint8(s.Value>>8))
-	case kind == "class" && s.Request == iccdXfrBlock:
+	case kind == "class" && s.Request == ccid.ICCDXfrBlock:
 		return chainParameter(s.Value>>8, ccid.LevelExtendedAPDU)
 	}
 	return ""
@@ -139,27 +129,12 @@ func answerLayers(s usbtransport.Setup, data []byte) []Layer {
 		return []Layer{numbers("clock frequencies", data, describe.Clock)}
 	case s.RequestType == ccid.RequestTypeIn && s.Request == ccid.RequestGetDataRates:
 		return []Layer{numbers("data rates", data, describe.Rate)}
-	case s.RequestType == ccid.RequestTypeIn && s.Request == iccdStatusA && len(data) > 0:
-		return []Layer{{Protocol: "ICCD", Name: "status " + hex8(data[0]), Notes: []string{statusA(data[0])}}}
-	case s.RequestType == ccid.RequestTypeIn && s.Request == iccdStatusB && len(data) > 1:
+	case s.RequestType == ccid.RequestTypeIn && s.Request == ccid.ICCDGetStatus && len(data) > 0:
+		return []Layer{{Protocol: "ICCD", Name: "status " + hex8(data[0]), Notes: []string{ccid.ICCDState(data[0]).String()}}}
+	case s.RequestType == ccid.RequestTypeIn && s.Request == ccid.ICCDSlotStatus && len(data) > 1:
 		return []Layer{{Protocol: "ICCD", Name: "status " + spaced(data), Notes: []string{ccid.Status(data[1]).String()}}}
 	}
 	return nil
-}
-
-// statusA explains the status byte of an ICCD token of version A.
-func statusA(v byte) string {
-	switch {
-	case v&0x40 != 0:
-		return "busy"
-	case v&0x80 != 0:
-		return "mute"
-	case v == 0x10:
-		return "ready for data, or has data"
-	case v == 0x20:
-		return "has a status word"
-	}
-	return "ready"
 }
 
 func numbers(name string, data []byte, text func(uint32) string) Layer {

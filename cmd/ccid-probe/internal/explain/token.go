@@ -1,9 +1,7 @@
 package explain
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/goccid/goccid/ccid"
@@ -13,8 +11,8 @@ import (
 // token follows an ICCD token, whose messages are control requests (ICCD 1.0).
 type token struct {
 	powering bool
-	status   byte // of version A
-	number   int  // of the transfer with the last command
+	state    ccid.ICCDState // of version A
+	number   int            // of the transfer with the last command
 	at       time.Time
 }
 
@@ -51,11 +49,11 @@ func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
 	s := l.slot(0)
 	k := &l.token
 	switch t.Setup.Request {
-	case iccdPowerOff:
+	case ccid.ICCDPowerOff:
 		s.reset()
 		step.Kind = StepPowerOff
 		b.steps = append(b.steps, step)
-	case iccdPowerOn:
+	case ccid.ICCDPowerOn:
 		s.reset()
 		step.Kind = StepPowerOn
 		b.steps = append(b.steps, step)
@@ -64,16 +62,16 @@ func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
 			k.powering = false
 			b.take(dev, l, s.atr(t.Data), m, out)
 		}
-	case iccdXfrBlock:
+	case ccid.ICCDXfrBlock:
 		k.number, k.at = out.Number, m.at
 		p := l.sendToToken(t.Data, t.Setup.Value>>8)
 		b.take(dev, l, p, m, out)
 		b.sent(step, s, p)
-	case iccdStatusA:
+	case ccid.ICCDGetStatus:
 		if len(t.Data) > 0 {
-			k.status = t.Data[0]
+			k.state = ccid.ICCDState(t.Data[0])
 		}
-	case iccdDataBlock:
+	case ccid.ICCDDataBlock:
 		out.Answers = k.number
 		if !k.at.IsZero() && !t.End.IsZero() {
 			out.Latency = microseconds(max(0, t.End.Sub(k.at)))
@@ -106,44 +104,37 @@ func (l *link) receiveFromToken(data []byte, out *Transfer) part {
 			return part{}
 		}
 		x.answer(data)
-		if k.status == 0x20 || len(x.response) >= 2 && k.status != 0x10 {
+		if k.state.Phase() == ccid.ICCDSW || len(x.response) >= 2 && k.state.Phase() != ccid.ICCDData {
 			x.done = true
 			x.TPDUs[len(x.TPDUs)-1][1] = x.response
 		}
 		return part{exchange: x}
 	}
-	if len(data) == 0 {
-		return part{problems: []string{"an answer without bResponseType"}}
+	block, err := ccid.ParseICCDBlock(data)
+	if err != nil {
+		return part{problems: []string{err.Error()}}
 	}
-	kind, rest := data[0], data[1:]
-	out.Fields = append(out.Fields, Field{Name: "bResponseType", Value: hex8(kind), Meaning: responseType(kind)})
+	out.Fields = append(out.Fields, Field{Name: "bResponseType", Value: hex8(uint8(block.Type)), Meaning: responseType(block.Type)})
 	switch {
-	case kind == 0x80 && len(rest) >= 2:
-		wait := 10 * int(binary.LittleEndian.Uint16(rest))
-		out.Fields = append(out.Fields, Field{Name: "wDelay", Value: spaced(rest[:2]), Meaning: fmt.Sprintf("ask again in %d ms", wait)})
+	case block.Type == ccid.ICCDPolling:
+		out.Fields = append(out.Fields, Field{Name: "wDelay", Value: block.Delay.String(), Meaning: "ask again then"})
 		return part{exchange: s.underWay()}
-	case kind == 0x40:
-		why := "the token gives no reason"
-		if len(rest) >= 2 {
-			why = ccid.ErrorCode(rest[1]).String()
-		}
-		p := s.refused(why)
-		p.problem("the token reports: %s", why)
+	case block.Type == ccid.ICCDStatus:
+		p := s.refused(block.Error.String())
+		p.problem("the token reports: %v (%v)", block.Error, block.Status)
 		return p
-	case kind == 0x80:
-		return part{problems: []string{"polling without a delay"}}
 	case k.powering:
 		k.powering = false
-		return s.atr(rest)
+		return s.atr(block.Data)
 	}
-	return s.receiveAPDU(rest, uint16(kind))
+	return s.receiveAPDU(block.Data, uint16(block.Type))
 }
 
-func responseType(v byte) string {
+func responseType(v ccid.ICCDBlockType) string {
 	switch v {
-	case 0x40:
+	case ccid.ICCDStatus:
 		return "status"
-	case 0x80:
+	case ccid.ICCDPolling:
 		return "polling"
 	}
 	return chainParameter(uint16(v), ccid.LevelExtendedAPDU)
