@@ -24,9 +24,9 @@ const (
 
 // ATRs by what they offer.
 var (
-	atrT0       = atrBytes("3b00")
-	atrT1       = atrBytes("3b8001" + "81")
-	atrBoth     = atrBytes("3b80800101")
+	atrT0   = atrBytes("3b00")
+	atrT1   = atrBytes("3b8001" + "81")
+	atrBoth = atrBytes("3b80800101")
 )
 
 func atrBytes(s string) []byte {
@@ -162,4 +162,3 @@ func TestConnectTransmitDisconnect(t *testing.T) {
 	require.Equal(t, wire.Success, c.Release(t.Context(), c.hContext))
 	require.Equal(t, wire.ErrInvalidHandle, c.Release(t.Context(), c.hContext))
 }
-
