@@ -10,9 +10,9 @@ import (
 	"github.com/goccid/goccid/usbtransport"
 )
 
-// onControlPipe reports whether messages travel as ICCD has it: no bulk endpoints, and a protocol that says so. Devices that
-// call themselves ICCD but have bulk endpoints are driven by those.
-func (f *Function) onControlPipe() bool {
+// Token reports whether the function is a token of ICCD version A or B, as Interface.Protocol says: its messages travel by control
+// requests. Devices that call themselves ICCD but have bulk endpoints are driven by those.
+func (f Function) Token() bool {
 	return f.BulkIn == nil && f.BulkOut == nil && (f.Interface.Protocol == ccid.ProtocolICCDA || f.Interface.Protocol == ccid.ProtocolICCDB)
 }
 
@@ -38,7 +38,7 @@ func asToken(class *ccid.ClassDescriptor, version uint8) {
 // newCarrier returns the way in which the function's messages travel.
 func (r *Reader) newCarrier(f Function) carrier {
 	switch {
-	case !f.onControlPipe():
+	case !f.Token():
 		return r.swallowing(newBulk(r.gate, f, min(restWait, r.deadlines.limits.Silence)))
 	case f.Interface.Protocol == ccid.ProtocolICCDA:
 		return newICCDA(r.gate, f.Interface.Number)

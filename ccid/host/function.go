@@ -111,7 +111,7 @@ func (f *Function) judge(classErr error) error {
 	switch {
 	case f.Class == nil:
 		return reason("%w", classErr)
-	case f.onControlPipe():
+	case f.Token():
 		return nil
 	case f.BulkOut == nil:
 		return reason("no bulk OUT endpoint")

@@ -166,7 +166,7 @@ func newReader(d *Device, f Function, o Options, usb usbtransport.Interface) *Re
 	life, end := context.WithCancel(d.present)
 	announced, needs := f.Class, o.Quirks.Lookup(f.QuirkDevice())
 	corrected := needs.Correct(*announced)
-	if f.onControlPipe() {
+	if f.Token() {
 		asToken(&corrected, f.Interface.Protocol)
 	}
 	f.Class = &corrected

@@ -148,7 +148,8 @@ func (p *program) ask(ctx context.Context, c candidate, d *description) error {
 		return err
 	}
 	d.Reader.Name = reader.Name()
-	if err := reader.Close(); err != nil {
+	if err := reader.Close(); err != nil || c.function.Token() {
+		// A token has no requests for lists.
 		return err
 	}
 	return p.step(ctx, func(ctx context.Context) (err error) {
