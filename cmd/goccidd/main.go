@@ -1,0 +1,17 @@
+//go:build unix
+
+// Command goccidd is a PC/SC daemon: programs that load libpcsclite.so.1 take it for pcscd. docs/goccidd.md has its manual.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	// Writing to a client or a reader of our log that has gone must fail, not kill.
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(context.Background(), osEnvironment(), os.Args[1:]))
+}

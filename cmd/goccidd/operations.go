@@ -1,0 +1,107 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/goccid/goccid/pcscd"
+)
+
+// statusReport is what "goccidd status --json" prints. Its keys stay as they are.
+type statusReport struct {
+	PID    int       `json:"pid"`
+	Since  time.Time `json:"since"`
+	Socket string    `json:"socket"`
+	// Clients are connections: now, in all, and of these refused.
+	Clients  clientCounts     `json:"clients"`
+	Problems []unusableReader `json:"problems"`
+	pcscd.Report
+}
+
+// clientCounts count connections.
+type clientCounts struct {
+	Connected int    `json:"connected"`
+	Served    uint64 `json:"served"`
+	Refused   uint64 `json:"refused"`
+}
+
+// report tells what goes on.
+func (d *daemon) report() statusReport {
+	r := statusReport{
+		PID: os.Getpid(), Since: d.started, Socket: d.settings.Socket, Problems: d.readers.problems(), Report: d.manager.Report(),
+	}
+	r.Clients.Connected, r.Clients.Served, r.Clients.Refused = d.server.Clients()
+	return r
+}
+
+// serveOperations serves status, for root alone, and metrics, if asked for, until ctx ends.
+func (d *daemon) serveOperations(ctx context.Context) error {
+	path := d.settings.statusSocket()
+	if err := clearSocket(path, func() int { return 0 }); err != nil {
+		return err
+	}
+	l, err := listenUnix(path, 0o600)
+	if err != nil {
+		return err
+	}
+	d.serveHTTP(ctx, l, http.HandlerFunc(d.status))
+	if d.settings.Metrics.Listen == "" {
+		return nil
+	}
+	metrics, err := d.listenMetrics()
+	if err != nil {
+		return err
+	}
+	d.log.Infof("serving metrics at %s", metrics.Addr())
+	d.serveHTTP(ctx, metrics, promhttp.HandlerFor(newMetrics(d.report), promhttp.HandlerOpts{ErrorLog: d.log}))
+	return nil
+}
+
+func (d *daemon) listenMetrics() (net.Listener, error) {
+	network, address := d.settings.Metrics.Listen.network()
+	if network != "unix" {
+		return net.Listen(network, address)
+	}
+	if err := clearSocket(address, func() int { return 0 }); err != nil {
+		return nil, err
+	}
+	return listenUnix(address, 0o660)
+}
+
+// httpTime bounds one question and its answer.
+const httpTime = 10 * time.Second
+
+// serveHTTP serves one socket in the background. The listener's file goes with it.
+func (d *daemon) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) {
+	server := &http.Server{
+		Handler: http.TimeoutHandler(h, httpTime, "too slow\n"), ReadTimeout: httpTime, WriteTimeout: 2 * httpTime, IdleTimeout: httpTime,
+		MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+	}
+	d.background.Go(func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			d.log.Errorf("serving %s: %v", l.Addr(), err)
+		}
+	})
+	d.background.Go(func() {
+		<-ctx.Done()
+		// What is under way is not worth the wait at the end.
+		_ = server.Close()
+	})
+}
+
+func (d *daemon) status(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	// Whoever asked may have gone.
+	_ = encoder.Encode(d.report())
+}

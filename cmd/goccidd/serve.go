@@ -1,0 +1,264 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/goccid/goccid/pcscd"
+)
+
+// Bounds of what may take time.
+const (
+	// settleTime is how long readers that are there at the start may take before clients are served without them.
+	settleTime = 5 * time.Second
+	// closeTime bounds the end: cards are powered down, readers given back.
+	closeTime = 5 * time.Second
+	// rescanTime bounds one look for readers.
+	rescanTime = 10 * time.Second
+)
+
+// daemon is a running daemon.
+//
+// Its goroutines are: one that makes the manager follow the readers (followReaders), one that handles signals, one for
+// each socket of status and metrics, and those of the server, the manager and the drivers. serve starts them and waits for
+// their end.
+type daemon struct {
+	program  *program
+	settings settings
+	log      *logging
+	started  time.Time
+
+	pid      *pidFile
+	listener *net.UnixListener
+	owned    bool // the socket is ours to remove
+	readers  *readers
+	manager  *pcscd.Manager
+	server   *pcscd.Server
+	access   *access
+	notify   notifier
+
+	background sync.WaitGroup
+}
+
+// serve is the daemon's life.
+func (p *program) serve(ctx context.Context, s settings) (err error) {
+	waiting := p.waitingParent()
+	defer func() { waiting.tell(err) }()
+	log, err := p.newLogging(s.Log)
+	if err != nil {
+		return err
+	}
+	d := &daemon{program: p, settings: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
+	defer func() {
+		if err != nil {
+			d.log.Errorf("%v", err)
+		}
+	}()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+
+	if err := d.claim(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.release()) }()
+	if waiting != nil {
+		if err := os.Chdir("/"); err != nil {
+			return err
+		}
+	}
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	defer d.background.Wait()
+	defer stop()
+	d.background.Go(func() { d.handle(ctx, signals, stop) })
+	d.background.Go(func() { d.readers.follow(ctx, d.manager) })
+	if err := d.serveOperations(ctx); err != nil {
+		return err
+	}
+	d.settle(ctx)
+	if err := d.listen(); err != nil {
+		return err
+	}
+	waiting.tell(nil)
+	d.notify.ready()
+	d.log.Infof("serving %s", d.settings.Socket)
+	err = d.server.Serve(ctx, d.listener)
+	d.notify.stopping()
+	if errors.Is(err, pcscd.ErrIdle) {
+		d.log.Infof("no client for %v: exit", time.Duration(d.settings.AutoExit))
+		return nil
+	}
+	return err
+}
+
+// claim makes sure that we are the only one, and removes what a dead daemon left.
+func (d *daemon) claim() error {
+	d.owned = !activated(d.program.getenv)
+	if d.owned {
+		// A running pcscd knows nothing of our lock, so the socket is asked first.
+		previous := func() int { pid, _ := readPID(d.settings.pidFile()); return pid }
+		if err := makeFolder(filepath.Dir(d.settings.Socket)); err != nil {
+			return err
+		}
+		if err := d.claimPIDFile(); err != nil {
+			return err
+		}
+		if err := clearSocket(d.settings.Socket, previous); err != nil {
+			return errors.Join(err, d.pid.remove())
+		}
+		return nil
+	}
+	listener, err := activatedListener()
+	if err != nil {
+		return err
+	}
+	d.listener = listener
+	d.settings.Socket = listener.Addr().String()
+	return d.claimPIDFile()
+}
+
+func (d *daemon) claimPIDFile() (err error) {
+	d.pid, err = createPIDFile(d.settings.pidFile(), d.settings.Socket)
+	return err
+}
+
+// release is the reverse of claim and listen.
+func (d *daemon) release() error {
+	var errs []error
+	if d.listener != nil {
+		errs = append(errs, d.listener.Close())
+	}
+	return errors.Join(append(errs, d.pid.remove())...)
+}
+
+// open makes readers, manager and server.
+func (d *daemon) open(ctx context.Context) (err error) {
+	if d.access, err = newAccess(d.settings.Access, d.log); err != nil {
+		return err
+	}
+	if d.readers, err = openReaders(ctx, d.settings.Readers, d.log); err != nil {
+		return errors.Join(err, d.access.Close())
+	}
+	s := d.settings
+	d.manager = pcscd.NewManager(pcscd.Options{
+		Driver: d.log.driver(d.readers.handler), Logger: d.log, PowerOffGrace: powerOffGrace(s.Readers.PowerOff),
+		MaxHandles: int(s.Limits.HandlesPerClient), MaxReaderHandles: int(s.Limits.HandlesPerReader),
+	})
+	d.server = pcscd.NewServer(pcscd.ServerOptions{
+		Manager: d.manager, Authorizer: d.access, AutoExit: time.Duration(s.AutoExit), Logger: d.log,
+		Limits: pcscd.Limits{Connections: int(s.Limits.Connections), ConnectionsPerUser: int(s.Limits.ConnectionsPerUser)},
+	})
+	d.sandbox()
+	return nil
+}
+
+// powerOffGrace turns the setting, in which 0 is never, into the manager's option, in which 0 is its default.
+func powerOffGrace(d duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return time.Duration(d)
+}
+
+// settle waits until the readers that are there at the start can be used, so that the first client sees them.
+func (d *daemon) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if err := d.readers.settled(ctx); err != nil {
+		d.log.Warnf("a reader is not ready after %v: serving without it", settleTime)
+		return
+	}
+	if err := d.manager.Ready(ctx); err != nil {
+		d.log.Warnf("a card is not ready after %v: serving without it", settleTime)
+	}
+}
+
+// listen makes the socket for clients, unless systemd has.
+func (d *daemon) listen() (err error) {
+	if d.listener == nil {
+		d.listener, err = listenUnix(d.settings.Socket, 0o666)
+	}
+	return err
+}
+
+// close gives everything back that open took.
+func (d *daemon) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	errs := []error{d.manager.Close(ctx), d.access.Close()}
+	closed := make(chan error, 1)
+	go func() { closed <- d.readers.Close() }()
+	select {
+	case err := <-closed:
+		errs = append(errs, err)
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("readers do not close in %v: exit all the same", closeTime))
+	}
+	return errors.Join(errs...)
+}
+
+// handle does what signals ask for.
+func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal, stop func()) {
+	for {
+		select {
+		case s := <-signals:
+			switch s {
+			case syscall.SIGHUP:
+				d.reload()
+			case syscall.SIGUSR1:
+				d.rescan(ctx)
+			default:
+				d.log.Infof("%v: exit", s)
+				// The next one has its usual effect, for an end that takes too long.
+				signal.Reset(syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+				stop()
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *daemon) rescan(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, rescanTime)
+	defer cancel()
+	if err := d.readers.rescan(ctx); err != nil {
+		d.log.Errorf("looking for readers: %v", err)
+	}
+}
+
+// reload takes new settings, as far as they can change while clients are served. What is wrong changes nothing.
+func (d *daemon) reload() {
+	d.notify.reloading()
+	defer d.notify.ready()
+	s, err := d.program.load()
+	if err == nil {
+		err = d.readers.reload(s.Readers)
+	}
+	if err == nil {
+		err = d.access.reload(s.Access)
+	}
+	if err == nil {
+		err = d.log.reload(s.Log)
+	}
+	if err != nil {
+		d.log.Errorf("reload: the old settings stay: %v", err)
+		return
+	}
+	d.log.Info("settings reloaded")
+}

@@ -1,0 +1,360 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/goccid/goccid/usbtransport/usbip"
+	"github.com/goccid/goccid/virtual"
+)
+
+// Paths of an installed daemon.
+const (
+	defaultConfig    = "/etc/goccid/goccidd.toml"
+	defaultSocket    = "/run/pcscd/pcscd.comm"
+	defaultQuirksDir = "/etc/goccid/quirks.d"
+)
+
+// settings are everything that the configuration file and the command line say, the command line last.
+type settings struct {
+	Socket   string   `toml:"socket"`
+	PIDFile  string   `toml:"pid-file"`
+	AutoExit duration `toml:"auto-exit"`
+	Sandbox  bool     `toml:"sandbox"`
+
+	Readers readerSettings `toml:"readers"`
+	Limits  limitSettings  `toml:"limits"`
+	Access  accessSettings `toml:"access"`
+	Log     logSettings    `toml:"log"`
+	Status  statusSettings `toml:"status"`
+	Metrics metricSettings `toml:"metrics"`
+}
+
+// readerSettings say which readers there are and how they are treated.
+type readerSettings struct {
+	USB           usbBackend    `toml:"usb"`
+	USBIP         []target      `toml:"usbip"`
+	Virtual       []virtualSpec `toml:"virtual"`
+	SerialName    bool          `toml:"serial-in-name"`
+	InterfaceName bool          `toml:"interface-in-name"`
+	Extension     string        `toml:"name-extension"`
+	QuirksDir     string        `toml:"quirks-dir"`
+	PowerOff      duration      `toml:"power-off-after"`
+	Escape        bool          `toml:"allow-escape"`
+}
+
+// limitSettings bound what clients can hold.
+type limitSettings struct {
+	Connections        count `toml:"connections"`
+	ConnectionsPerUser count `toml:"connections-per-user"`
+	HandlesPerClient   count `toml:"handles-per-client"`
+	HandlesPerReader   count `toml:"handles-per-reader"`
+}
+
+// accessSettings say who may be a client.
+type accessSettings struct {
+	Polkit bool     `toml:"polkit"`
+	Users  []string `toml:"users"`
+	Groups []string `toml:"groups"`
+}
+
+// logSettings say what is logged, and how.
+type logSettings struct {
+	Level  logLevel  `toml:"level"`
+	Format logFormat `toml:"format"`
+	APDU   bool      `toml:"apdu"`
+	Color  bool      `toml:"color"`
+}
+
+// statusSettings are about the socket for "goccidd status".
+type statusSettings struct {
+	Socket string `toml:"socket"`
+}
+
+// metricSettings are about figures for Prometheus.
+type metricSettings struct {
+	Listen metricsAddress `toml:"listen"`
+	Remote bool           `toml:"allow-remote"`
+}
+
+// defaults are the settings of an empty file and command line.
+func defaults() settings {
+	return settings{
+		Socket:  defaultSocket,
+		Sandbox: true,
+		Readers: readerSettings{
+			USB: defaultUSB(), SerialName: true, InterfaceName: true, QuirksDir: defaultQuirksDir, PowerOff: duration(5 * time.Second),
+		},
+		Access: accessSettings{Polkit: true},
+		Log:    logSettings{Level: logLevel(logrus.InfoLevel), Format: "text"},
+	}
+}
+
+func defaultUSB() usbBackend {
+	if runtime.GOOS == "linux" {
+		return "usbfs"
+	}
+	return "libusb"
+}
+
+// pidFile is where the pid file is: beside the socket, where nothing else is said, as pcscd has it.
+func (s *settings) pidFile() string { return orBeside(s.PIDFile, s.Socket, ".pid") }
+
+// statusSocket is where "goccidd status" asks: beside the socket, where nothing else is said.
+func (s *settings) statusSocket() string { return orBeside(s.Status.Socket, s.Socket, ".status") }
+
+func orBeside(path, socket, extension string) string {
+	if path != "" {
+		return path
+	}
+	return strings.TrimSuffix(socket, filepath.Ext(socket)) + extension
+}
+
+// maxSocketPath is what fits into sun_path with its NUL on every system.
+const maxSocketPath = 103
+
+// check finds what no single setting can know.
+func (s *settings) check() error {
+	for name, path := range map[string]string{"socket": s.Socket, "status.socket": s.statusSocket(), "pid-file": s.pidFile()} {
+		switch {
+		case !filepath.IsAbs(path):
+			return fmt.Errorf("%s: %q has to be a path that begins with /", name, path)
+		case name != "pid-file" && len(path) > maxSocketPath:
+			return fmt.Errorf("%s: %q is too long for a socket, which may have %d bytes", name, path, maxSocketPath)
+		}
+	}
+	if s.Metrics.Listen != "" && !s.Metrics.Remote && !s.Metrics.Listen.local() {
+		return fmt.Errorf("metrics: %s can be reached from other machines: listen on unix:PATH or a loopback address like 127.0.0.1:9517, "+
+			"or set allow-remote = true in [metrics] if that is wanted", s.Metrics.Listen)
+	}
+	return nil
+}
+
+// duration is a time.Duration as files and flags have it: "90s", or a number of seconds.
+type duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *duration) UnmarshalText(text []byte) error { return d.Set(string(text)) }
+
+// Set implements pflag.Value.
+func (d *duration) Set(text string) error {
+	if strings.Trim(text, "0123456789") == "" && text != "" {
+		text += "s"
+	}
+	v, err := time.ParseDuration(text)
+	if err != nil || v < 0 && text != "-1s" {
+		return fmt.Errorf("%q is no time: write it like 90s, 5m or 0s", text)
+	}
+	*d = duration(v)
+	return nil
+}
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+// Type implements pflag.Value.
+func (d *duration) Type() string { return "duration" }
+
+// count is a number from 1 to 100000; 0 is the default.
+type count int
+
+const maxCount = 100000
+
+// Set implements pflag.Value.
+func (c *count) Set(text string) error {
+	var n int
+	if _, err := fmt.Sscanf(text, "%d", &n); err != nil || fmt.Sprint(n) != text || n < 1 || n > maxCount {
+		return fmt.Errorf("%q: a number from 1 to %d is needed", text, maxCount)
+	}
+	*c = count(n)
+	return nil
+}
+
+// UnmarshalTOML implements unstable.Unmarshaler.
+func (c *count) UnmarshalText(text []byte) error { return c.Set(string(text)) }
+
+func (c *count) String() string { return fmt.Sprint(int(*c)) }
+
+// Type implements pflag.Value.
+func (c *count) Type() string { return "N" }
+
+// usbBackend is "usbfs", "libusb" or "none".
+type usbBackend string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (u *usbBackend) UnmarshalText(text []byte) error { return u.Set(string(text)) }
+
+// Set implements pflag.Value.
+func (u *usbBackend) Set(text string) error {
+	switch text {
+	case "usbfs", "libusb", "none":
+		*u = usbBackend(text)
+		return nil
+	}
+	return fmt.Errorf("%q: usbfs, libusb and none are possible", text)
+}
+
+func (u *usbBackend) String() string { return string(*u) }
+
+// Type implements pflag.Value.
+func (u *usbBackend) Type() string { return "BACKEND" }
+
+// logLevel is a logrus level by pcscd's names and logrus' own.
+type logLevel logrus.Level
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *logLevel) UnmarshalText(text []byte) error { return l.Set(string(text)) }
+
+// Set implements pflag.Value.
+func (l *logLevel) Set(text string) error {
+	switch text {
+	case "critical":
+		*l = logLevel(logrus.FatalLevel)
+		return nil
+	case "error", "warning", "info", "debug", "trace":
+		level, err := logrus.ParseLevel(text)
+		*l = logLevel(level)
+		return err
+	}
+	return fmt.Errorf("%q: critical, error, warning, info, debug and trace are possible", text)
+}
+
+func (l *logLevel) String() string {
+	if logrus.Level(*l) == logrus.FatalLevel {
+		return "critical"
+	}
+	return logrus.Level(*l).String()
+}
+
+// Type implements pflag.Value.
+func (l *logLevel) Type() string { return "LEVEL" }
+
+// logFormat is "text" or "json".
+type logFormat string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (f *logFormat) UnmarshalText(text []byte) error { return f.Set(string(text)) }
+
+// Set implements pflag.Value.
+func (f *logFormat) Set(text string) error {
+	if text != "text" && text != "json" {
+		return fmt.Errorf("%q: text and json are possible", text)
+	}
+	*f = logFormat(text)
+	return nil
+}
+
+func (f *logFormat) String() string { return string(*f) }
+
+// Type implements pflag.Value.
+func (f *logFormat) Type() string { return "FORMAT" }
+
+// target is a USB/IP server, HOST:PORT[/BUSID].
+type target string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *target) UnmarshalText(text []byte) error {
+	if _, _, err := usbip.ParseTarget(string(text)); err != nil {
+		return err
+	}
+	*t = target(text)
+	return nil
+}
+
+// virtualSpec is a virtual reader, as virtual.ParseSpec takes it.
+type virtualSpec string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *virtualSpec) UnmarshalText(text []byte) error {
+	if _, err := virtual.ParseSpec(string(text)); err != nil {
+		return err
+	}
+	*v = virtualSpec(text)
+	return nil
+}
+
+// list is a repeatable flag of texts that are checked. The first use of the flag takes the place of what the file says.
+type list[T any, P interface {
+	*T
+	UnmarshalText(text []byte) error
+}] struct {
+	values *[]T
+	what   string
+	set    bool
+}
+
+// Set implements pflag.Value.
+func (l *list[T, P]) Set(text string) error {
+	var v T
+	if err := P(&v).UnmarshalText([]byte(text)); err != nil {
+		return err
+	}
+	if !l.set {
+		*l.values, l.set = nil, true
+	}
+	*l.values = append(*l.values, v)
+	return nil
+}
+
+func (l *list[T, P]) String() string { return "" }
+
+// Type implements pflag.Value.
+func (l *list[T, P]) Type() string { return l.what }
+
+// metricsAddress is unix:PATH or HOST:PORT; empty is none.
+type metricsAddress string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *metricsAddress) UnmarshalText(text []byte) error { return a.Set(string(text)) }
+
+// Set implements pflag.Value.
+func (a *metricsAddress) Set(text string) error {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+			return fmt.Errorf("%q: unix: needs a path behind it that begins with / and has at most %d bytes", text, maxSocketPath)
+		}
+	} else if _, _, err := net.SplitHostPort(text); err != nil && text != "" {
+		return fmt.Errorf("%q: unix:PATH or HOST:PORT is needed", text)
+	}
+	*a = metricsAddress(text)
+	return nil
+}
+
+func (a *metricsAddress) String() string { return string(*a) }
+
+// Type implements pflag.Value.
+func (a *metricsAddress) Type() string { return "ADDRESS" }
+
+// network splits the address for net.Listen.
+func (a metricsAddress) network() (network, address string) {
+	if path, ok := strings.CutPrefix(string(a), "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", string(a)
+}
+
+// local tells whether only this machine can reach the address.
+func (a metricsAddress) local() bool {
+	network, address := a.network()
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return network == "unix" || err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// readFile reads a file that may be missing when nobody asked for it by name.
+func readFile(path string, optional bool) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if optional && errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
