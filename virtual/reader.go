@@ -8,6 +8,9 @@
 //	bus.Unplug(reader)
 //	for _, v := range reader.Violations() { … } // rules of CCID that the host has broken
 //
+// Models without bulk endpoints are tokens: they are the device's side of ICCD 1.0, version A or B, with the card in them. The
+// same cards, faults, Config.Answer (version B) and Violations work for them.
+//
 // Who owns what. A Bus owns the list of what is plugged in, and a plug-in its endpoints' queues, each behind its own
 // mutex. A Reader owns its slots, behind the mutex of the interface that they belong to; a card belongs to the goroutine
 // that works on a slot's command, of which there is one at a time and slot, started by Out and ended by Detach, which
@@ -48,7 +51,8 @@ type Config struct {
 	Escape func(slot uint8, data []byte) ([]byte, ccid.ErrorCode, bool)
 	// PINPad is the reader's PIN pad, which it has when bPINSupport says so.
 	PINPad PINPad
-	// Answer, when set, may answer a command in place of the reader, for readers that are peculiar.
+	// Answer, when set, may answer a command in place of the reader, for readers that are peculiar. For a token of ICCD version B
+	// a request that begins a command is the command; one of version A has no say.
 	Answer func(ccid.Command) (ccid.Response, bool)
 }
 

@@ -102,6 +102,6 @@ func (f *function) tokenStatus() ccid.Status {
 
 // badRequest records a request that breaks a rule, and stalls it.
 func (f *function) badRequest(rule Rule, setup usbtransport.Setup, format string, args ...any) (int, bool) {
-	f.reader.violated(rule, 0, setup.Request, "request %02X, wValue %04X: "+format, append([]any{setup.Request, setup.Value}, args...)...)
+	f.reader.violated(rule, 0, 0, "request %02X, wValue %04X: "+format, append([]any{setup.Request, setup.Value}, args...)...)
 	return 0, false
 }
