@@ -30,15 +30,12 @@ func (b *builder) request(dev *device, m moment, out *Transfer) {
 	if !errors.Is(t.Err, usbtransport.ErrInvalid) {
 		l.messages++
 	}
-	if t.Err != nil || requestKind(t.Setup.RequestType) != "class" {
-		return
-	}
-	if l.iccd == ccid.ProtocolICCDA || l.iccd == ccid.ProtocolICCDB {
-		b.explainToken(dev, l, m, out)
-		return
-	}
-	if t.Setup.RequestType == ccid.RequestTypeIn && (t.Setup.Request == ccid.RequestGetClockFrequencies || t.Setup.Request == ccid.RequestGetDataRates) {
+	switch {
+	case requestKind(t.Setup.RequestType) != "class":
+	case t.Setup.RequestType == ccid.RequestTypeIn && (t.Setup.Request == ccid.RequestGetClockFrequencies || t.Setup.Request == ccid.RequestGetDataRates):
 		b.steps = append(b.steps, Step{Kind: StepLists, Device: dev.Index, Interface: l.number, Packet: m.packet, Ordinal: l.messages - 1})
+	case t.Err == nil && (l.iccd == ccid.ProtocolICCDA || l.iccd == ccid.ProtocolICCDB):
+		b.explainToken(dev, l, m, out)
 	}
 }
 
@@ -71,6 +68,11 @@ func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
 		if len(t.Data) > 0 {
 			k.state = ccid.ICCDState(t.Data[0])
 		}
+		step.Kind = StepStatus
+		b.steps = append(b.steps, step)
+	case ccid.ICCDSlotStatus:
+		step.Kind = StepStatus
+		b.steps = append(b.steps, step)
 	case ccid.ICCDDataBlock:
 		out.Answers = k.number
 		if !k.at.IsZero() && !t.End.IsZero() {

@@ -18,6 +18,9 @@ import (
 	"github.com/goccid/goccid/usbtransport/capture"
 )
 
+// ErrToken: what ICCD tokens were sent can be compared byte for byte only.
+var ErrToken = errors.New("ICCD tokens can't be replayed by the meaning of commands")
+
 // Options are how a capture is run again.
 type Options struct {
 	// Strict: the driver has to send the same messages in the same order, byte for byte. Otherwise those that mean the
@@ -57,6 +60,8 @@ type Result struct {
 	Unused []int `json:"unused"`
 	// Skipped are the packets of steps that can't be done again, because the capture has no answer to them.
 	Skipped []int `json:"skipped"`
+	// Tokens: there are ICCD tokens among the readers.
+	Tokens bool `json:"-"`
 }
 
 // Divergence is where host and recording part.
@@ -92,7 +97,11 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 			if f.Unusable != nil {
 				continue
 			}
+			if f.Interface.Protocol != ccid.ProtocolCCID && !o.Strict {
+				return nil, ErrToken
+			}
 			found = true
+			r.result.Tokens = r.result.Tokens || f.Interface.Protocol != ccid.ProtocolCCID
 			own := slices.DeleteFunc(slices.Clone(steps), func(s explain.Step) bool {
 				return s.Device != i || s.Interface != int(f.Interface.Number)
 			})
@@ -169,15 +178,18 @@ func (r *runner) reader(ctx context.Context, f host.Function, steps []explain.St
 		return nil
 	}
 	slots := map[int]*player{}
-	for _, s := range steps {
+	for i, s := range steps {
 		slot := reader.Slot(s.Slot)
 		if slot == nil || r.passed(s) {
 			continue
 		}
 		p := slots[s.Slot]
 		if p == nil {
-			p = &player{runner: r, slot: slot}
+			p = &player{runner: r, slot: slot, token: f.Interface.Protocol != ccid.ProtocolCCID}
 			slots[s.Slot] = p
+		}
+		if s.Kind == explain.StepPowerOff && resets(steps[i+1:], s.Slot) && (p.token || slot.ATR() != nil) {
+			s.Kind, p.cold = explain.StepPowerOn, true // the driver takes the power away by itself
 		}
 		p.play(ctx, s)
 		if ctx.Err() != nil {
@@ -194,6 +206,16 @@ func (r *runner) reader(ctx context.Context, f host.Function, steps []explain.St
 		return err
 	}
 	return ctx.Err()
+}
+
+// resets reports whether the slot gets power next.
+func resets(steps []explain.Step, slot int) bool {
+	for _, s := range steps {
+		if s.Slot == slot && s.Kind != explain.StepStatus {
+			return s.Kind == explain.StepPowerOn
+		}
+	}
+	return false
 }
 
 // passed reports whether the driver has sent the step's message already, as part of an earlier step. That can be told where
@@ -260,9 +282,10 @@ func unjoin(err error) []error {
 // player does a slot's steps.
 type player struct {
 	*runner
-	slot *host.Slot
-	// ready: a protocol is set since the card was powered.
-	ready bool
+	slot  *host.Slot
+	token bool // an ICCD token
+	// ready: a protocol is set since the card was powered. cold: the next reset is a cold one.
+	ready, cold bool
 }
 
 // play does one step.
@@ -313,13 +336,13 @@ func (p *player) try(ctx context.Context, s explain.Step, what string, f func(co
 	p.done(Done{Reader: p.slot.Name(), Slot: p.slot.Index(), Packet: s.Packet, What: what, Result: result, Same: !p.diverged()})
 }
 
-// powerOn is a warm reset where the card has power, as the recorded host's IccPowerOn was.
+// powerOn is a cold reset where the recorded host took the power away before, and a warm one where it did not.
 func (p *player) powerOn(ctx context.Context, s explain.Step) {
 	reset := host.WarmReset
-	if p.slot.ATR() == nil {
+	if p.slot.ATR() == nil || p.cold || p.token {
 		reset = host.ColdReset
 	}
-	p.ready = false
+	p.ready, p.cold = false, false
 	p.try(ctx, s, "power on", func(ctx context.Context) (string, error) {
 		atr, err := p.slot.PowerOn(ctx, reset)
 		return fmt.Sprintf("ATR % X", atr), err
