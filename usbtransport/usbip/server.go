@@ -85,7 +85,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer cancel()
 	if watcher, err := v.Backend.Watch(ctx); err == nil {
 		running.Go(func() { v.watch(ctx, watcher) })
-	} else {
+	} else if ctx.Err() == nil {
 		v.log.WithError(err).Warn("usbip: the devices can't be watched")
 	}
 	for {
