@@ -63,6 +63,9 @@ type Monitor struct {
 	end        context.CancelFunc
 	background sync.WaitGroup
 
+	// handling is held while a device's arrival, removal or change is dealt with. mu may be taken under it.
+	handling sync.Mutex
+
 	mu       sync.Mutex
 	options  Options             // of readers that are opened from now on
 	numbers  map[int]bool        // in use
@@ -80,6 +83,10 @@ type arrival struct {
 	// arrival comes after that, and is to get the same names.
 	numbers map[identity]int
 	retry   chan struct{} // closed and replaced when another try may succeed; Monitor.mu guards it
+	// checking is held while the device's readers are asked whether they are still ours.
+	checking sync.Mutex
+	// serving counts the goroutines that hold its readers.
+	serving sync.WaitGroup
 }
 
 // NewMonitor starts to watch the backend. ctx bounds the start only. options are those of each reader; its Number is not
@@ -181,14 +188,20 @@ func (m *Monitor) run() {
 			}
 			return
 		}
-		switch e.Kind {
-		case usbtransport.Arrived:
-			m.arrived(e.Device)
-		case usbtransport.Removed:
-			m.left(e.Device.Key)
-		case usbtransport.Changed:
-			m.changed(e.Device)
-		}
+		m.handle(e)
+	}
+}
+
+func (m *Monitor) handle(e usbtransport.Event) {
+	m.handling.Lock()
+	defer m.handling.Unlock()
+	switch e.Kind {
+	case usbtransport.Arrived:
+		m.arrived(e.Device)
+	case usbtransport.Removed:
+		m.left(e.Device.Key)
+	case usbtransport.Changed:
+		m.changed(e.Device)
 	}
 }
 
@@ -209,7 +222,11 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 		}
 		// Numbers are given here, in the order of arrival.
 		number := m.takeNumber(a, f)
-		m.background.Go(func() { m.serve(a, f, number) })
+		a.serving.Add(1)
+		m.background.Go(func() {
+			defer a.serving.Done()
+			m.serve(a, f, number)
+		})
 	}
 }
 
@@ -239,8 +256,48 @@ func (m *Monitor) changed(info usbtransport.DeviceInfo) {
 		a.retry = make(chan struct{})
 	}
 	m.mu.Unlock()
-	if a != nil && a.device.Removed() && info.Descriptors != nil {
+	switch {
+	case a == nil:
+	case info.Descriptors == nil:
+		a.device.SetRemoved()
+	case a.device.Removed():
 		m.arrived(info)
+	default:
+		m.background.Go(func() { m.check(a) })
+	}
+}
+
+// checkWait bounds the question to a reader whether it is still ours.
+const checkWait = 5 * time.Second
+
+// check has the readers of a device that do not notify of anything make an exchange, which shows whether the interface was
+// withdrawn: those that read an interrupt endpoint know. What was withdrawn is opened anew.
+func (m *Monitor) check(a *arrival) {
+	if !a.checking.TryLock() {
+		return
+	}
+	defer a.checking.Unlock()
+	for _, r := range m.Readers() {
+		if r.device != a.device || r.function.Interrupt != nil {
+			continue
+		}
+		_ = withTimeout(m.life, checkWait, func(ctx context.Context) error {
+			_, err := r.slots[0].Status(ctx)
+			return err
+		})
+	}
+	if !a.device.Removed() {
+		return
+	}
+	// Their removal is told first, and their interfaces are free then.
+	a.serving.Wait()
+	m.handling.Lock()
+	defer m.handling.Unlock()
+	m.mu.Lock()
+	still := m.attached[a.device.info.Key] == a
+	m.mu.Unlock()
+	if still && m.life.Err() == nil {
+		m.arrived(a.device.info)
 	}
 }
 
