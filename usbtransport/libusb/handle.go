@@ -52,6 +52,20 @@ func resetDevice(device *gousb.Device) error {
 	return asError(C.libusb_reset_device(h))
 }
 
+// isConnected asks the system at once whether the handle's device is still there: by a question about an interface that needs
+// no transfer. A system that does not answer it is taken to have no such device.
+func isConnected(device *gousb.Device, number uint8) bool {
+	h, err := handle(device)
+	if err != nil {
+		return false
+	}
+	switch C.libusb_kernel_driver_active(h, C.int(number)) {
+	case 0, 1, C.LIBUSB_ERROR_NOT_FOUND:
+		return true
+	}
+	return false
+}
+
 func asError(code C.int) error {
 	if code == 0 {
 		return nil

@@ -317,9 +317,13 @@ func (c *claimed) attached() bool {
 	return !errors.Is(err, gousb.ErrorNoDevice) && c.state() == nil
 }
 
-// failed makes an Error of a failure.
+// failed makes an Error of a failure. libusb says that there is no device for the end of a driver's binding, too, as it comes
+// with a reset by another process: what counts is whether the kernel still knows the device by our handle.
 func (c *claimed) failed(op string, endpoint uint8, cause error) error {
 	kind := kindOf(cause)
+	if kind == usbtransport.ErrRemoved && c.state() == nil && isConnected(c.device, c.number) {
+		kind = usbtransport.ErrIO
+	}
 	if kind == usbtransport.ErrRemoved || kind == usbtransport.ErrIO && !c.attached() {
 		c.mu.Lock()
 		c.isGone = true
