@@ -92,7 +92,10 @@ type daemon struct {
 	ended  chan error
 }
 
-const patience = 60 * time.Second // for things that take well under a second on an idle machine
+const (
+	patience = 60 * time.Second // for what takes well under a second on an idle machine
+	tick     = 20 * time.Millisecond
+)
 
 // launch runs a resource manager until the test ends. It has to end by SIGTERM, without a fault.
 func launch(t *testing.T, dir, socket string, program string, args ...string) *daemon {
@@ -114,7 +117,7 @@ func launch(t *testing.T, dir, socket string, program string, args ...string) *d
 			c.Close()
 		}
 		return err == nil
-	}, patience, 20*time.Millisecond, "%s does not listen: %s", program, d.log)
+	}, patience, tick, "%s does not listen: %s", program, d.log)
 	return d
 }
 
@@ -170,7 +173,7 @@ func serveCard(t *testing.T, application card.Application, atr []byte) {
 		var err error
 		conn, err = net.Dial("tcp", net.JoinHostPort("127.0.0.1", "35963"))
 		return err == nil
-	}, patience, 50*time.Millisecond)
+	}, patience, tick)
 	done := make(chan error, 1)
 	go func() { done <- vpcdCard(t.Context(), conn, application, atr) }()
 	t.Cleanup(func() {
