@@ -21,6 +21,9 @@ var (
 	ErrOverflow = errors.New("device sent more than was asked for")
 	// ErrIO: the transfer failed on the bus (CRC, time-out of a packet, bit stuffing) or in the host.
 	ErrIO = errors.New("transfer failed")
+	// ErrReset: the transfer was ended by a reset of the device that nobody asked for here, or by a driver's unbinding. It is
+	// a Cause of an ErrIO, from backends that can tell.
+	ErrReset = errors.New("device was reset")
 	// ErrBusy: a kernel driver or another process holds the interface; see BusyError.
 	ErrBusy = errors.New("interface is in use")
 	// ErrPermission: this user may not open the device.

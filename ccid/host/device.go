@@ -61,7 +61,8 @@ func (d *Device) Done() <-chan struct{} { return d.present.Done() }
 
 // PowerLost says that the device's port was reset, or that it went without power and came back as it was, as after a resume:
 // the cards of all readers opened through it need PowerOn again. They count as the same cards, not as taken out and put in.
-// A recovery that resets the port calls it; whoever else learns of such an event may. It returns at once.
+// A recovery that resets the port calls it, and a transfer that somebody else's reset has ended; whoever else learns of such an
+// event may. It returns at once.
 func (d *Device) PowerLost() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -113,6 +114,9 @@ func (g gate) pass(ctx context.Context, op string, f func(context.Context) (int,
 	n, err := f(ctx)
 	if errors.Is(err, usbtransport.ErrRemoved) {
 		g.device.SetRemoved()
+	}
+	if errors.Is(err, usbtransport.ErrReset) {
+		g.device.PowerLost()
 	}
 	if g.device.Removed() {
 		return 0, g.device.errRemoved(op)

@@ -22,6 +22,9 @@ const (
 
 // dispatcher sends the commands of all slots, and gives each answer to whoever waits for it. As long as anybody waits, one
 // goroutine reads; leave waits for its end when the last one leaves.
+//
+// An answer that is lost is missed at the deadline of its command and no sooner: slots answer in any order, so another slot's
+// answer to a later command says nothing of it, and a slot has one command at a time.
 type dispatcher struct {
 	carrier carrier
 	log     func(format string, args ...any)

@@ -1,12 +1,14 @@
 package host_test
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/host"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/virtual"
@@ -77,4 +79,72 @@ func TestUSBResetIsToldToAllReadersOfTheDevice(t *testing.T) {
 		require.Equal(t, state.Events+2, after.Events)
 		require.Empty(t, device.Violations())
 	})
+}
+
+// shaken is a bus whose transfers end now and then with what somebody does to the device.
+type shaken struct {
+	*virtual.Bus
+	cause atomic.Pointer[error]
+}
+
+type shakenInterface struct {
+	usbtransport.Interface
+	bus *shaken
+}
+
+func (s *shaken) Open(ctx context.Context, info usbtransport.DeviceInfo, number uint8) (usbtransport.Interface, error) {
+	i, err := s.Bus.Open(ctx, info, number)
+	return &shakenInterface{i, s}, err
+}
+
+func (s *shakenInterface) BulkIn(ctx context.Context, endpoint uint8, buf []byte) (int, error) {
+	n, err := s.Interface.BulkIn(ctx, endpoint, buf)
+	if cause := s.bus.cause.Swap(nil); cause != nil {
+		return 0, &usbtransport.Error{Op: "bulk in", Kind: usbtransport.ErrIO, Cause: *cause}
+	}
+	return n, err
+}
+
+// TestResetBySomebodyElseIsNoExchangeOfTheCard has the card off afterwards, which without the reset says that it was exchanged.
+func TestResetBySomebodyElseIsNoExchangeOfTheCard(t *testing.T) {
+	for _, cause := range []error{usbtransport.ErrReset, usbtransport.ErrIO} {
+		bubble(t, cause.Error(), func(t *testing.T) {
+			off := false
+			device, err := virtual.NewReader(virtual.Config{Cards: []card.Card{newCard(1)}, Answer: func(c ccid.Command) (ccid.Response, bool) {
+				return ccid.Response{
+					Type: ccid.TypeSlotStatus, Slot: c.Slot, Seq: c.Seq, Status: ccid.NewStatus(ccid.ICCInactive, ccid.CommandOK),
+				}, off && c.Type == ccid.TypeGetSlotStatus
+			}})
+			require.NoError(t, err)
+			bus := &shaken{Bus: virtual.NewBus()}
+			defer func() {
+				require.NoError(t, bus.Close())
+				require.NoError(t, device.Close())
+			}()
+			info, err := bus.Plug(device)
+			require.NoError(t, err)
+			r, err := host.Open(t.Context(), bus, info, 0, host.Options{})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, r.Close()) }()
+			s := r.Slot(0)
+			_, err = s.Connect(t.Context())
+			require.NoError(t, err)
+			before := s.State()
+
+			off = true
+			bus.cause.Store(&cause)
+			_, err = s.Transmit(t.Context(), produce(t, 4, false))
+			require.ErrorIs(t, err, usbtransport.ErrIO)
+			require.False(t, s.State().Powered)
+			require.True(t, s.State().Present)
+			require.Equal(t, cause == usbtransport.ErrReset, s.State().Events == before.Events)
+			_, err = s.Transmit(t.Context(), produce(t, 4, false))
+			require.ErrorIs(t, err, host.ErrNotPowered)
+			off = false
+			_, err = s.Connect(t.Context())
+			require.NoError(t, err)
+			_, err = s.Transmit(t.Context(), produce(t, 4, false))
+			require.NoError(t, err)
+		})
+	}
 }

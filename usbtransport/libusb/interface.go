@@ -5,6 +5,7 @@ package libusb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -322,7 +323,7 @@ func (c *claimed) attached() bool {
 func (c *claimed) failed(op string, endpoint uint8, cause error) error {
 	kind := kindOf(cause)
 	if kind == usbtransport.ErrRemoved && c.state() == nil && isConnected(c.device, c.number) {
-		kind = usbtransport.ErrIO
+		kind, cause = usbtransport.ErrIO, fmt.Errorf("%w: %w", usbtransport.ErrReset, cause)
 	}
 	if kind == usbtransport.ErrRemoved || kind == usbtransport.ErrIO && !c.attached() {
 		c.mu.Lock()

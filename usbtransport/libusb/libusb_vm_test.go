@@ -86,6 +86,7 @@ func TestVMResetBySomebodyElse(t *testing.T) {
 		err := <-waiting
 		require.Error(t, err)
 		require.NotErrorIs(t, err, usbtransport.ErrRemoved)
+		require.ErrorIs(t, err, usbtransport.ErrReset)
 		t.Log(err)
 		require.Eventually(t, func() bool { return status(2+round) == nil }, 10*time.Second, 100*time.Millisecond)
 	}

@@ -452,6 +452,8 @@ func (c *claimed) failed(op string, endpoint uint8, cause error) error {
 		c.removed()
 	case kind == usbtransport.ErrIO && !c.attached():
 		kind = usbtransport.ErrRemoved
+	case errors.Is(cause, unix.ESHUTDOWN):
+		cause = fmt.Errorf("%w: %w", usbtransport.ErrReset, cause)
 	}
 	if state := c.state(); state != nil {
 		kind = state

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/goccid/goccid/test/vm/hotplug"
 	"github.com/goccid/goccid/test/vm/vmtest"
@@ -312,4 +314,41 @@ func TestVMCancelledReads(t *testing.T) {
 		require.Equal(t, byte(i), buf[6], "bSeq")
 	}
 	t.Log(outcomes)
+}
+
+// TestVMResetBySomebodyElse has another holder of the device reset its port under an open interface: what was under way fails with
+// that reason, and the interface works on.
+func TestVMResetBySomebodyElse(t *testing.T) {
+	f := vmFixture(t)
+	device := vmDevice(t, f)
+	opened, err := f.Backend.Open(t.Context(), device, 0)
+	require.NoError(t, err)
+	defer opened.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for range 5 {
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := opened.BulkIn(ctx, vmBulkIn, make([]byte, 64))
+			waiting <- err
+		}()
+		time.Sleep(50 * time.Millisecond)
+		node, err := os.OpenFile(fmt.Sprintf("/dev/bus/usb/%03d/%03d", device.Bus, device.Address), os.O_RDWR, 0)
+		require.NoError(t, err)
+		const reset = 'U'<<8 | 20 // USBDEVFS_RESET
+		_, err = unix.IoctlRetInt(int(node.Fd()), reset)
+		require.NoError(t, err)
+		require.NoError(t, node.Close())
+		err = <-waiting
+		require.ErrorIs(t, err, usbtransport.ErrIO)
+		require.ErrorIs(t, err, usbtransport.ErrReset)
+		n, err := opened.BulkOut(ctx, vmBulkOut, []byte{0x65, 0, 0, 0, 0, 0, 7, 0, 0, 0})
+		require.NoError(t, err)
+		require.Equal(t, 10, n)
+		buf := make([]byte, 64)
+		n, err = opened.BulkIn(ctx, vmBulkIn, buf)
+		require.NoError(t, err)
+		require.Equal(t, 10, n)
+		require.Equal(t, byte(7), buf[6], "bSeq")
+	}
 }
