@@ -7,4 +7,9 @@ type Client struct {
 	GID uint32 `json:"gid"`
 	// Executable is the program's path or name, empty where it can't be told.
 	Executable string `json:"executable,omitempty"`
+
+	// started is when the process was started, in clock ticks since boot; 0 where that can't be told. With ended, the
+	// process was gone already when its connection was accepted: PID may be another one's.
+	started uint64
+	ended   bool
 }

@@ -1,6 +1,8 @@
 package pcscd
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -55,7 +57,84 @@ func peer(conn *net.UnixConn) (Client, error) {
 	if credErr != nil {
 		return Client{}, fmt.Errorf("SO_PEERCRED: %w", credErr)
 	}
-	return Client{PID: ucred.Pid, UID: ucred.Uid, GID: ucred.Gid, Executable: executable(ucred.Pid)}, nil
+	c := Client{PID: ucred.Pid, UID: ucred.Uid, GID: ucred.Gid, Executable: executable(ucred.Pid), started: startTime(ucred.Pid)}
+	c.ended = ended(raw)
+	return c, nil
+}
+
+// ended tells whether the process at the other end of a socket has ended, where the kernel gives a descriptor of it (Linux
+// 6.5). What was read about it before by its number is about another process then, perhaps.
+func ended(raw syscall.RawConn) bool {
+	process, sockErr := -1, error(nil)
+	err := raw.Control(func(fd uintptr) { process, sockErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
+	switch {
+	case err != nil || errors.Is(sockErr, unix.ENOPROTOOPT):
+		return false
+	case sockErr != nil: // also how older kernels say that it has ended
+		return true
+	}
+	defer unix.Close(process)
+	fds := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
+// startTime returns when a process was started, in clock ticks since boot, or 0 when that cannot be told.
+func startTime(pid int32) uint64 {
+	stat, err := os.ReadFile(procDir(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	return parseStartTime(stat)
+}
+
+// parseStartTime finds the 22nd field of /proc/PID/stat. The second, a name in parentheses, may hold anything.
+func parseStartTime(stat []byte) uint64 {
+	const field, afterName = 22, 3
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) <= field-afterName {
+		return 0
+	}
+	n, err := strconv.ParseUint(fields[field-afterName], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func procDir(pid int32) string { return "/proc/" + strconv.Itoa(int(pid)) }
+
+// supplementaryGroups returns the groups of a client's process, none when it is not there any more, or another one's.
+func supplementaryGroups(c Client) []uint32 {
+	status, err := os.ReadFile(procDir(c.PID) + "/status")
+	if err != nil {
+		return nil
+	}
+	uids := statusNumbers(status, "Uid:") // real, effective, saved, file system
+	if len(uids) < 2 || uids[1] != c.UID {
+		return nil
+	}
+	return statusNumbers(status, "Groups:")
+}
+
+// statusNumbers returns the numbers in a line of /proc/PID/status.
+func statusNumbers(status []byte, label string) []uint32 {
+	for line := range strings.Lines(string(status)) {
+		rest, ok := strings.CutPrefix(line, label)
+		if !ok {
+			continue
+		}
+		var numbers []uint32
+		for _, f := range strings.Fields(rest) {
+			n, err := strconv.ParseUint(f, 10, 32)
+			if err != nil {
+				return nil
+			}
+			numbers = append(numbers, uint32(n))
+		}
+		return numbers
+	}
+	return nil
 }
 
 // executable returns the program's path; its short name, which everybody may read, where the path is not to be had; or
@@ -64,7 +143,7 @@ func executable(pid int32) string {
 	if pid <= 0 {
 		return ""
 	}
-	dir := "/proc/" + strconv.Itoa(int(pid))
+	dir := procDir(pid)
 	if path, err := os.Readlink(dir + "/exe"); err == nil {
 		return path
 	}

@@ -22,3 +22,6 @@ func writeNow(conn *net.UnixConn, message []byte) error {
 
 // peer cannot tell who a client is, so none is served: only Linux's way of asking is known here.
 func peer(*net.UnixConn) (Client, error) { return Client{}, errors.ErrUnsupported }
+
+// supplementaryGroups are not known.
+func supplementaryGroups(Client) []uint32 { return nil }
