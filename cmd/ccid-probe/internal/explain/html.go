@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"sync"
 )
 
 // The page's parts. Script and style have no template actions: their hashes stand in the page's Content-Security-Policy.
@@ -21,15 +22,18 @@ var (
 	pageScript string
 )
 
+// parsePage parses the template, once.
+var parsePage = sync.OnceValues(func() (*template.Template, error) { return template.New("page").Parse(pageText) })
+
 // MaxRows is how many transfers a page lists: a browser gets slow with more. Text and JSON have all of them.
 const MaxRows = 10_000
 
 // WriteHTML writes the transcript as one page, which needs nothing beside itself and is not allowed to load anything: its
 // Content-Security-Policy refuses all but its own script and style.
 func (t *Transcript) WriteHTML(w io.Writer) error {
-	page, err := template.New("page").Parse(pageText)
+	page, err := parsePage()
 	if err != nil {
-		return fmt.Errorf("page: %w", err)
+		return err
 	}
 	return page.Execute(w, t.view())
 }
