@@ -8,8 +8,8 @@ import (
 	"github.com/goccid/goccid/pcscd/wire"
 )
 
-// Pauses after a driver's error, and, from idlePause to firstPause, after an event that was none: one is allowed, a
-// stream of them is not.
+// Pauses, from firstPause to lastPause, after a driver's error, and from idlePause to firstPause after an event that was
+// none: one is allowed, a stream of them is not.
 const (
 	firstPause = 400 * time.Millisecond
 	lastPause  = 5 * time.Second
@@ -28,24 +28,24 @@ func (r *reader) follow() {
 	var trouble, idle time.Duration
 	for r.life.Err() == nil {
 		before := r.cards()
-		err := r.look(r.life)
-		if err == nil {
-			r.welcome()
-			if idle = min(max(idlePause, 2*idle), firstPause); r.cards() != before {
-				idle = 0
-			}
-			r.pause(idle)
-			start := time.Now()
-			if err = r.waitEvent(); time.Since(start) > lastPause {
-				idle = 0
-			}
-		}
-		if err == nil {
-			trouble = 0
+		if r.look(r.life) != nil {
+			trouble = min(max(firstPause, 2*trouble), lastPause)
+			r.pause(trouble)
 			continue
 		}
-		trouble = min(max(firstPause, 2*trouble), lastPause)
-		r.pause(trouble)
+		r.welcome()
+		trouble = 0
+		if idle = min(max(idlePause, 2*idle), firstPause); r.cards() != before {
+			idle = 0
+		}
+		r.pause(idle)
+		start := time.Now()
+		if !r.waitEvent() {
+			r.pause(firstPause)
+		}
+		if time.Since(start) > lastPause {
+			idle = 0
+		}
 	}
 }
 
@@ -67,19 +67,19 @@ func (r *reader) pause(d time.Duration) {
 	}
 }
 
-// waitEvent waits for the driver's next event, or for wake.
-func (r *reader) waitEvent() error {
+// waitEvent waits for the driver's next event, or for wake. false: the driver can't wait now.
+func (r *reader) waitEvent() bool {
 	ctx, cancel := context.WithCancel(r.life)
 	defer cancel()
 	if !r.onWake(cancel) {
-		return nil
+		return true
 	}
 	err := r.manager.driver.WaitEvent(ctx, r.lun)
 	if err == nil || ctx.Err() != nil {
-		return nil
+		return true
 	}
 	r.failed(err)
-	return err
+	return false
 }
 
 // onWake sets what wake does. false: it has been called already.
