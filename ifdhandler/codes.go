@@ -78,6 +78,11 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Code, e.Err}
 }
 
+// ErrCardReset is in the error of TransmitToICC, Control and SetProtocolParameters where a card has lost its power since PowerICC without anybody's asking: its
+// reader was reset, the machine has slept, or the driver ended a session that it could not go on with. It is still there, and needs
+// PowerICC. The API has no code for it.
+var ErrCardReset = host.ErrNotPowered
+
 // causes maps the driver's errors to codes. The first that matches counts: a reader that is gone is told before anything
 // that follows from it.
 var causes = []struct {

@@ -337,3 +337,29 @@ func TestMuteCardAndWrongArguments(t *testing.T) {
 	code(t, ifdhandler.ErrorPowerAction, err)
 	require.ErrorIs(t, err, host.ErrNoCard)
 }
+
+// TestCardThatLostItsPowerIsTold has the machine sleep, after which the card needs PowerICC.
+func TestCardThatLostItsPowerIsTold(t *testing.T) {
+	level, slept := ccid.LevelTPDU, time.Duration(0)
+	r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{card.NewT1()}}, ifdhandler.Policy{})
+	r.Handler = ifdhandler.New(ifdhandler.Options{Backend: r.bus, Reader: host.Options{Suspended: func() time.Duration { return slept }}})
+	r.open(t)
+	_, err := r.PowerICC(t.Context(), lun, ifdhandler.PowerUp)
+	require.NoError(t, err)
+	require.NoError(t, r.SetProtocolParameters(t.Context(), lun, ifdhandler.ProtocolT1, 0, [3]byte{}))
+	command := []byte{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x3F, 0x00}
+	_, err = r.TransmitToICC(t.Context(), lun, ifdhandler.ProtocolT1, command)
+	require.NoError(t, err)
+	slept = time.Hour
+	_, err = r.TransmitToICC(t.Context(), lun, ifdhandler.ProtocolT1, command)
+	code(t, ifdhandler.CommunicationError, err)
+	require.ErrorIs(t, err, ifdhandler.ErrCardReset)
+	present, err := r.ICCPresence(t.Context(), lun)
+	require.NoError(t, err)
+	require.Equal(t, ifdhandler.ICCPresent, present)
+	_, err = r.PowerICC(t.Context(), lun, ifdhandler.PowerUp)
+	require.NoError(t, err)
+	require.NoError(t, r.SetProtocolParameters(t.Context(), lun, ifdhandler.ProtocolT1, 0, [3]byte{}))
+	_, err = r.TransmitToICC(t.Context(), lun, ifdhandler.ProtocolT1, command)
+	require.NoError(t, err)
+}

@@ -3,6 +3,7 @@ package pcscd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/goccid/goccid/atr"
@@ -211,7 +212,7 @@ func candidates(answer []byte, preferred wire.Protocol) (allowed []wire.Protocol
 // choose sets the first of the protocols that the reader can do.
 func (r *reader) choose(card uint64, allowed []wire.Protocol, first wire.Protocol) (wire.Protocol, wire.Code) {
 	for i, p := range allowed {
-		err := r.manager.driver.SetProtocolParameters(r.life, r.lun, ifdhandler.Protocol(p), 0, [3]byte{})
+		err := r.setParameters(p)
 		if err == nil {
 			return r.setProtocol(card, p), wire.Success
 		}
@@ -232,6 +233,18 @@ func (r *reader) choose(card uint64, allowed []wire.Protocol, first wire.Protoco
 	return wire.ProtocolUndefined, wire.ErrProtoMismatch
 }
 
+// setParameters has the driver set a protocol. A card that turns out to have lost its power meanwhile is powered up for it.
+func (r *reader) setParameters(p wire.Protocol) error {
+	set := func() error {
+		return r.manager.driver.SetProtocolParameters(r.life, r.lun, ifdhandler.Protocol(p), 0, [3]byte{})
+	}
+	err := set()
+	if errors.Is(err, ifdhandler.ErrCardReset) && r.power(ifdhandler.PowerUp) == wire.Success {
+		return set()
+	}
+	return err
+}
+
 // setProtocol makes a protocol the one in use, if the card is still the same.
 func (r *reader) setProtocol(card uint64, p wire.Protocol) wire.Protocol {
 	r.mu.Lock()
@@ -250,10 +263,24 @@ func (r *reader) exchange(ctx context.Context, call func(context.Context) ([]byt
 		return answer, ifdhandler.Success
 	}
 	code := r.failed(err)
-	if code == ifdhandler.ICCNotPresent {
+	switch {
+	case code == ifdhandler.ICCNotPresent:
 		r.missed()
+	case errors.Is(err, ifdhandler.ErrCardReset):
+		r.lostPower()
 	}
 	return nil, code
+}
+
+// lostPower is what an exchange says that finds the card without the power that it was given. All handles are told of a reset, and
+// whoever uses the card next powers it up.
+func (r *reader) lostPower() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.removed && r.powered {
+		r.disturb(cardReset)
+		r.stale = true
+	}
 }
 
 // missed is what an exchange says that finds no card. If it is there all the same, the watching goroutine welcomes it

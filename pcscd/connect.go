@@ -291,7 +291,17 @@ func (r *reader) transmit(ctx context.Context, h *handle, protocol wire.Protocol
 	response, result := r.exchange(r.life, func(ctx context.Context) ([]byte, error) {
 		return r.manager.driver.TransmitToICC(ctx, r.lun, ifdhandler.Protocol(protocol), command)
 	})
+	if result != ifdhandler.Success && r.wasReset(h) {
+		return nil, wire.ErrResetCard
+	}
 	return response, lookUp(transmitCodes, result)
+}
+
+// wasReset reports whether the handle is to be told of a reset.
+func (r *reader) wasReset(h *handle) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return h.event == cardReset
 }
 
 // control is SCardControl. It ends with the client: the entry of a PIN takes long.

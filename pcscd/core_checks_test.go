@@ -363,6 +363,7 @@ func TestDriverErrorsBecomeCodes(t *testing.T) {
 		{"TransmitToICC", ifdhandler.ICCNotPresent, wire.ErrNoSmartcard},
 		{"TransmitToICC", ifdhandler.NoSuchDevice, wire.ErrReaderUnavailable},
 		{"TransmitToICC", ifdhandler.ResponseTimeout, wire.ErrNotTransacted},
+		{"TransmitToICC", ifdhandler.ErrCardReset, wire.ErrResetCard},
 		{"TransmitToICC", errors.New("anything"), wire.ErrNotTransacted},
 		{"Control", ifdhandler.NoSuchDevice, wire.ErrReaderUnavailable},
 		{"Control", ifdhandler.ErrorNotSupported, wire.ErrUnsupportedFeature},

@@ -270,3 +270,59 @@ func TestReadersStartSideBySide(t *testing.T) {
 		require.NoError(t, m.Close(t.Context()))
 	})
 }
+
+// TestCardThatLostItsPowerCountsAsReset has the driver say that the card has no power, as after a reset of the reader.
+func TestCardThatLostItsPowerCountsAsReset(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{})
+		one, other := w.client(), w.client()
+		h, hOther := one.open(wire.Shared), other.open(wire.Shared)
+		lost, ups := true, 0
+		w.driver.Hook(func(_ context.Context, c pcscdtest.Call) error {
+			switch {
+			case c.Function == "PowerICC":
+				lost = false
+				ups++
+			case c.Function == "TransmitToICC" && lost:
+				return &ifdhandler.Error{Function: c.Function, Code: ifdhandler.CommunicationError, Err: ifdhandler.ErrCardReset}
+			}
+			return nil
+		})
+		before := w.state(alpha)
+		require.Equal(t, wire.ErrResetCard, one.transmit(h, wire.ProtocolT1))
+		require.Equal(t, wire.ErrResetCard, one.transmit(h, wire.ProtocolT1), "until it says that it knows")
+		require.Equal(t, wire.ErrResetCard, other.transmit(hOther, wire.ProtocolT1))
+		require.Equal(t, before, w.state(alpha), "the card is still there")
+		require.Zero(t, ups)
+		for _, c := range []struct {
+			*client
+			h int32
+		}{{one, h}, {other, hOther}} {
+			_, code := c.Reconnect(t.Context(), c.h, wire.Shared, wire.ProtocolAny, wire.LeaveCard)
+			require.Equal(t, wire.Success, code)
+			require.Equal(t, wire.Success, c.transmit(c.h, wire.ProtocolT1))
+		}
+		require.Equal(t, 1, ups)
+	})
+}
+
+// TestConnectToACardThatLostItsPower has nobody notice it before.
+func TestConnectToACardThatLostItsPower(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{})
+		c := w.client()
+		lost := true
+		w.driver.Hook(func(_ context.Context, c pcscdtest.Call) error {
+			switch {
+			case c.Function == "PowerICC":
+				lost = false
+			case c.Function == "SetProtocolParameters" && lost:
+				return &ifdhandler.Error{Function: c.Function, Code: ifdhandler.CommunicationError, Err: ifdhandler.ErrCardReset}
+			}
+			return nil
+		})
+		h := c.open(wire.Shared)
+		require.False(t, lost)
+		require.Equal(t, wire.Success, c.transmit(h, wire.ProtocolT1))
+	})
+}
