@@ -13,20 +13,57 @@ import (
 // timesInOutput are what differs from run to run.
 var timesInOutput = regexp.MustCompile(`\d+\.\d{3} ms|"us":\d+`)
 
-// TestManualShowsWhatIsPrinted runs each command of the manual and compares.
+// exportedAt is where readers are exported in the manual.
+const exportedAt = "127.0.0.1:3240"
+
+// TestManualShowsWhatIsPrinted runs each command of the manual and compares. What is exported by one command stays for those after it.
 func TestManualShowsWhatIsPrinted(t *testing.T) {
 	manual, err := os.ReadFile("../../docs/ccid-probe.md")
 	require.NoError(t, err)
 	blocks := strings.Split(string(manual), "```console\n$ ccid-probe ")
 	require.Greater(t, len(blocks), 8)
+	var exporter *exported
 	for _, block := range blocks[1:] {
 		block, _, _ = strings.Cut(block, "```")
 		command, want, _ := strings.Cut(block, "\n")
+		args := strings.Fields(command)
+		if args[0] == "virtual" {
+			t.Run(command, func(t *testing.T) { dialogueOfManual(t, args, want) })
+			exporter = export(t, args[1:]...)
+			defer exporter.quit()
+			continue
+		}
 		t.Run(command, func(t *testing.T) {
-			got := probe(t, strings.Fields(command)...)
+			if strings.Contains(command, exportedAt) {
+				args = strings.Fields(strings.ReplaceAll(command, exportedAt, exporter.address))
+			}
+			got := probe(t, args...)
 			assert.Equal(t, timesInOutput.ReplaceAllString(want, "TIME"), timesInOutput.ReplaceAllString(got.stdout+got.stderr, "TIME"))
 		})
 	}
+}
+
+// dialogueOfManual runs "virtual" with the lines that are typed in the manual: after the introduction, those that are no answers.
+func dialogueOfManual(t *testing.T, args []string, want string) {
+	t.Helper()
+	head, dialogue, found := strings.Cut(want, "help lists them.\n")
+	require.True(t, found)
+	answers := head + "help lists them.\n"
+	var typed strings.Builder
+	for line := range strings.Lines(dialogue) {
+		if strings.HasPrefix(line, " ") || strings.HasPrefix(line, "ok ") || strings.HasPrefix(line, "error ") {
+			answers += line
+		} else {
+			typed.WriteString(line)
+		}
+	}
+	w := newWorld(t)
+	w.stdin = strings.NewReader(typed.String())
+	got := w.run(append(args, "--listen", "127.0.0.1:0")...)
+	require.Equal(t, exitOK, got.code)
+	_, port, _ := strings.Cut(got.stdout, "at 127.0.0.1:")
+	port, _, _ = strings.Cut(port, ".")
+	assert.Equal(t, answers, strings.NewReplacer("127.0.0.1:"+port, exportedAt, "--tcp-port "+port, "--tcp-port 3240").Replace(got.stdout+got.stderr))
 }
 
 // TestManualHasEveryExitCode compares the table with what --help prints.
