@@ -4,7 +4,7 @@ export_reader() {
 	modprobe --all virtio_net usbip-host
 	busybox ip address add 10.0.2.15/24 dev eth0
 	busybox ip link set eth0 up
-	usbipd --ipv4 --daemon --pid /run/usbipd.pid
+	usbipd --ipv4 --daemon --pid=/run/usbipd.pid
 	bind_readers
 	touch "$1"
 	until [ -e "$2" ]; do

@@ -26,7 +26,7 @@ const (
 
 const usage = `Usage: test/vm/run [flags] [PACKAGE...]        run the packages' VM tests (default: all that have some)
        test/vm/run [flags] exec COMMAND [ARG...] run a shell command in the guest
-       test/vm/run [flags] record                record pcscd + libccid driving the reader, into testdata/traces
+       test/vm/run [flags] record                record both drivers driving QEMU's reader and virtual ones, into testdata/traces
 
 Exit codes: 0 passed; 1 failed, or nothing ran; 2 wrong usage; 77 skipped: the VM can't run on this machine.
 
@@ -50,7 +50,7 @@ func start(args []string) int {
 	flags.StringVar(&opts.run, "run", "^TestVM", "run only the tests that match this `pattern`")
 	flags.BoolVar(&opts.race, "race", false, "build the tests with the race detector (they run several times slower)")
 	flags.BoolVar(&opts.keep, "keep", false, "keep the folder with what the guest wrote, and print its name")
-	flags.DurationVar(&opts.timeout, "timeout", 12*time.Minute, "give up after this `time`")
+	flags.DurationVar(&opts.timeout, "timeout", 18*time.Minute, "give up after this `time`")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()

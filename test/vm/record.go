@@ -11,10 +11,25 @@ import (
 //go:embed record.sh
 var recordScript string
 
-// record has the guest record the stock driver's traffic, and puts the recordings into testdata/traces.
+// recordingTests are those of package cross that keep recordings when they are given a folder.
+const recordingTests = "^(TestVMRecordedSessionReplays|TestVMBothDriversSayTheSame)$"
+
+// record has the guest record the traffic of both drivers, and puts the recordings into testdata/traces.
 func (l *lab) record(ctx context.Context) (int, error) {
-	if status, err := l.boot(ctx, recordScript, os.Stdout); err != nil || status != 0 {
+	cross, err := selectSuites([]string{"./test/vm/cross"})
+	if err != nil {
+		return 0, err
+	}
+	tests, err := l.build(ctx, cross, options{run: recordingTests})
+	if err != nil {
+		return 0, err
+	}
+	script := recordScript + "\nexport GOCCID_VM_TRACES=/run/vm/traces\n" + tests
+	if status, err := l.boot(ctx, script, os.Stdout); err != nil || status != 0 {
 		return status, err
+	}
+	if outcome, err := l.tally(cross[0]); err != nil || len(outcome.failed) > 0 {
+		return exitFailed, err
 	}
 	recordings, err := filepath.Glob(filepath.Join(l.share, "traces", "*.pcapng"))
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // Each package's tests in the guest are bounded; Go's own test timeout comes a little earlier, and prints where they hang.
 const (
 	suiteTimeout = 4 * time.Minute
-	longTimeout  = 11 * time.Minute // for those that pull the reader out 200 times
+	longTimeout  = 15 * time.Minute // for those that pull the reader out 200 times, or have the stock driver do a lot
 )
 
 // suite is one package's tests.
@@ -44,6 +44,7 @@ func suites() []suite {
 		{pkg: "./usbtransport/usbfs", guest: 1, timeout: suiteTimeout},
 		{pkg: "./usbtransport/libusb", tags: "libusb", guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/guest", probes: true, guest: 1, timeout: suiteTimeout},
+		{pkg: "./test/vm/cross", guest: 1, timeout: longTimeout},
 		{pkg: "./test/vm/outside", outside: true, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, timeout: longTimeout},
 		{pkg: "./test/vm/stock", guest: 3, timeout: longTimeout},

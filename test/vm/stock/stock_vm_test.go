@@ -35,8 +35,9 @@ const (
 	watchdog = 30 * time.Second
 	// longestWork is how long the client works before the reader is pulled out, at most: some APDUs.
 	longestWork = 60 * time.Millisecond
-	// budget is the time for all removals; on a busy machine there are less.
-	budget = 7 * time.Minute
+	// budget is the time for all removals. They take 5 minutes on two free cores; each of them is bounded by the watchdog, so
+	// that only a stack that is really stuck, or a very busy machine, makes less of them.
+	budget = 14 * time.Minute
 	// maxRestarts is how often daemon and client are started anew when the client gets nowhere.
 	maxRestarts = 5
 )
