@@ -373,6 +373,7 @@ func TestDriverErrorsBecomeCodes(t *testing.T) {
 		{"GetCapabilities", ifdhandler.ErrorTag, wire.ErrUnsupportedFeature},
 		{"GetCapabilities", ifdhandler.InsufficientBuffer, wire.ErrInsufficientBuffer},
 		{"GetCapabilities", ifdhandler.CommunicationError, wire.ErrNotTransacted},
+		{"GetCapabilities", ifdhandler.NoSuchDevice, wire.ErrReaderUnavailable},
 		{"SetCapabilities", ifdhandler.ErrorSetFailure, wire.ErrNotTransacted},
 	} {
 		t.Run(tt.function+" "+tt.err.Error(), func(t *testing.T) {
