@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/capture"
 	"github.com/goccid/goccid/usbtransport/usbip"
 )
@@ -269,4 +272,45 @@ func TestAReaderThatAnotherClientHasIsBusy(t *testing.T) {
 	got = probe(t, "atr", "--usbip", x.address)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	x.quit()
+}
+
+// TestReadersOverUSBIPComeBack ends the server, which is the loss of its connections, and starts it again at the same port.
+func TestReadersOverUSBIPComeBack(t *testing.T) {
+	x := export(t, "--reader", "gempctwin,level=tpdu")
+	log := newRecorder()
+	backend := usbip.New(usbip.Options{Address: x.address, PollInterval: 20 * time.Millisecond})
+	monitor, err := host.NewMonitor(t.Context(), backend, host.Options{Logger: log.logger})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, monitor.Close()) }()
+	for round := range 3 {
+		event, err := monitor.Next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, host.ReaderArrived, event.Kind, event.Err)
+		slot := event.Reader.Slot(0)
+		_, err = slot.Connect(t.Context())
+		require.NoError(t, err)
+		response, err := slot.Transmit(t.Context(), []byte{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x2F, 0x00})
+		require.NoError(t, err)
+		require.Equal(t, []byte{0x90, 0x00}, response)
+		switch round {
+		case 0:
+			require.Equal(t, "ok unplugged\n", x.say("unplug"))
+		default:
+			x.quit()
+		}
+		event, err = monitor.Next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, host.ReaderRemoved, event.Kind)
+		_, err = slot.Transmit(t.Context(), []byte{0x00, 0xA4, 0x00, 0x00})
+		require.ErrorIs(t, err, usbtransport.ErrRemoved)
+		switch round {
+		case 0:
+			require.Equal(t, "ok plugged in at 1-1\n", x.say("plug"))
+		case 1:
+			x = export(t, "--listen", x.address, "--reader", "gempctwin,level=tpdu")
+		}
+	}
+	removed, errorLines := log.count()
+	require.Equal(t, 3, removed)
+	require.Zero(t, errorLines, log.text())
 }
