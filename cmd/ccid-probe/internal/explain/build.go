@@ -170,7 +170,9 @@ func newDevice(out *Device, index int, d capture.Device) *device {
 			Slots: f.Class.Slots(), Class: fieldsOf(describe.Class(f.Class)),
 		})
 		l := newLink(int(f.Interface.Number), f.Class)
-		l.iccd = f.Interface.Protocol
+		if f.Token() {
+			l.iccd = f.Interface.Protocol
+		}
 		dev.links[l.number] = l
 		for _, e := range f.Interface.Endpoints {
 			dev.endpoints[e.Address] = l.number

@@ -248,7 +248,8 @@ func tpduFields(b []byte) []Field {
 	fields := []Field{
 		{Name: "CLA", Value: hex8(b[0])},
 		{Name: "INS", Value: hex8(b[1]), Meaning: Instruction(b[1])},
-		{Name: "P1", Value: hex8(b[2])}, {Name: "P2", Value: hex8(b[3])},
+		{Name: "P1", Value: hex8(b[2])},
+		{Name: "P2", Value: hex8(b[3])},
 	}
 	if len(b) > apdu.HeaderLength {
 		fields = append(fields, Field{Name: "P3", Value: hex8(b[4]), Meaning: plural(int(b[4]), "byte")})

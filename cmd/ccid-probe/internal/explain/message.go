@@ -183,7 +183,8 @@ func parameterFields(protocol uint8, data []byte) []Field {
 		return []Field{
 			fidi(p.BmFindexDindex), convention("bmTCCKST0", p.BmTCCKST0, ""),
 			{Name: "bGuardTimeT0", Value: fmt.Sprint(p.BGuardTimeT0), Meaning: "etu more between characters"},
-			{Name: "bWaitingIntegerT0", Value: fmt.Sprint(p.BWaitingIntegerT0), Meaning: "WI"}, clockStop(p.BClockStop),
+			{Name: "bWaitingIntegerT0", Value: fmt.Sprint(p.BWaitingIntegerT0), Meaning: "WI"},
+			clockStop(p.BClockStop),
 		}
 	}
 	if p, err := ccid.ParseParametersT1(data); err == nil && protocol == 1 {

@@ -57,7 +57,9 @@ func explainRequest(t *capture.Transfer, out *Transfer) {
 	}
 	out.Fields = []Field{
 		{Name: "bmRequestType", Value: hex8(s.RequestType), Meaning: fmt.Sprintf("%s request, %s, %s", requestKind(s.RequestType), recipient, direction)},
-		request, {Name: "wValue", Value: hex16(s.Value), Meaning: valueMeaning(s)}, {Name: "wIndex", Value: hex16(s.Index), Meaning: indexMeaning(s)},
+		request,
+		{Name: "wValue", Value: hex16(s.Value), Meaning: valueMeaning(s)},
+		{Name: "wIndex", Value: hex16(s.Index), Meaning: indexMeaning(s)},
 		{Name: "wLength", Value: fmt.Sprint(max(0, t.Requested))},
 	}
 	if t.Err == nil && t.In() {

@@ -18,7 +18,7 @@ import (
 	"github.com/goccid/goccid/usbtransport/capture"
 )
 
-// ErrToken: what ICCD tokens were sent can be compared byte for byte only.
+// ErrToken says that a capture is of an ICCD token, whose requests can be compared byte for byte only.
 var ErrToken = errors.New("ICCD tokens can't be replayed by the meaning of commands")
 
 // Options are how a capture is run again.
@@ -97,11 +97,11 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 			if f.Unusable != nil {
 				continue
 			}
-			if f.Interface.Protocol != ccid.ProtocolCCID && !o.Strict {
+			if f.Token() && !o.Strict {
 				return nil, ErrToken
 			}
 			found = true
-			r.result.Tokens = r.result.Tokens || f.Interface.Protocol != ccid.ProtocolCCID
+			r.result.Tokens = r.result.Tokens || f.Token()
 			own := slices.DeleteFunc(slices.Clone(steps), func(s explain.Step) bool {
 				return s.Device != i || s.Interface != int(f.Interface.Number)
 			})
@@ -185,7 +185,7 @@ func (r *runner) reader(ctx context.Context, f host.Function, steps []explain.St
 		}
 		p := slots[s.Slot]
 		if p == nil {
-			p = &player{runner: r, slot: slot, token: f.Interface.Protocol != ccid.ProtocolCCID}
+			p = &player{runner: r, slot: slot, token: f.Token()}
 			slots[s.Slot] = p
 		}
 		if s.Kind == explain.StepPowerOff && resets(steps[i+1:], s.Slot) && (p.token || slot.ATR() != nil) {
@@ -244,7 +244,11 @@ func (r *runner) lists(ctx context.Context, f host.Function, steps []explain.Ste
 
 func (r *runner) done(d Done) {
 	r.result.Steps++
-	if !d.Same && !r.diverged() {
+	switch {
+	case r.diverged():
+		// The reader refuses everything from then on; what the driver says of that helps nobody.
+		d.Same, d.Result = false, "driver and recording part here"
+	case !d.Same:
 		r.result.Different++
 	}
 	r.options.Report(d)
