@@ -20,8 +20,9 @@
 // Slot.mu.
 //
 // While anybody waits for an answer a Reader has one goroutine that reads; whoever leaves last waits for its end. A Reader
-// with an interrupt endpoint has one more, which reads that; a Monitor has one for the backend's watcher,
-// one that looks whether the machine has slept, and one for each device that it opens or, for a moment, checks. Close ends them and waits for them.
+// with an interrupt endpoint has one more, which reads that; a Monitor has one for the backend's watcher, one
+// that looks whether the machine has slept, and one for each device that it opens or, for a moment, checks. Close ends
+// them and waits for them.
 //
 // # Removal
 //
