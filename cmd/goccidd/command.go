@@ -137,6 +137,10 @@ func noArguments(_ *cobra.Command, args []string) error {
 
 // flagError adds what there is to an error about what there is not.
 func (p *program) flagError(root *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return &usageError{err}
+	}
 	var names []string
 	root.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "--" + f.Name
@@ -158,6 +162,7 @@ func bindSettings(flags *pflag.FlagSet, s *settings) {
 	flags.Var(&s.Readers.USB, "usb", "use the machine's readers through usbfs, libusb, or not (none)")
 	flags.Var(&list[target, *target]{values: &s.Readers.USBIP, what: "HOST:PORT[/BUSID]"}, "usbip", "use the readers of this USB/IP server, too; repeatable")
 	flags.Var(&list[virtualSpec, *virtualSpec]{values: &s.Readers.Virtual, what: "SPEC"}, "virtual", "plug in a virtual reader, as \"reader=gemalto-pc-twin,card=t1\"; repeatable")
+	flags.StringVar(&s.Readers.Control, "virtual-control", s.Readers.Control, "take requests to the virtual readers at this socket's `PATH`: insert, eject, unplug, plug")
 	flags.Var(negated{&s.Access.Polkit}, "disable-polkit", "do not ask polkit whether a client may, see [access]")
 	flags.Var(&s.Metrics.Listen, "metrics", "serve figures for Prometheus at unix:PATH or 127.0.0.1:PORT")
 	flags.Var(negated{&s.Sandbox}, "disable-sandbox", "leave out Landlock")

@@ -30,7 +30,7 @@ type logging struct {
 }
 
 // newLogging makes the log of a daemon that begins.
-func (p *program) newLogging(s logSettings) (*logging, error) {
+func (p *program) newLogging(s logSettings) *logging {
 	l := &logging{Logger: logrus.New(), apdus: logrus.New()}
 	var out io.Writer = p.stderr
 	if p.isChild() {
@@ -46,16 +46,17 @@ func (p *program) newLogging(s logSettings) (*logging, error) {
 	for _, logger := range []*logrus.Logger{l.Logger, l.apdus} {
 		logger.SetOutput(out)
 	}
-	return l, l.reload(s)
+	l.configure(s)
+	return l
 }
 
-// reload takes new settings.
-func (l *logging) reload(s logSettings) error {
+// configure takes new settings.
+func (l *logging) configure(s logSettings) {
 	var format logrus.Formatter = &logrus.TextFormatter{
 		DisableColors: !s.Color, ForceColors: s.Color, FullTimestamp: true, DisableTimestamp: l.journal,
 		TimestampFormat: "15:04:05.000000",
 	}
-	if s.Format == "json" {
+	if s.Format.name == "json" {
 		format = &logrus.JSONFormatter{DisableTimestamp: l.journal}
 	}
 	if l.journal {
@@ -64,9 +65,8 @@ func (l *logging) reload(s logSettings) error {
 	for _, logger := range []*logrus.Logger{l.Logger, l.apdus} {
 		logger.SetFormatter(format)
 	}
-	l.SetLevel(logrus.Level(s.Level))
+	l.SetLevel(s.Level.Level)
 	l.apdu.Store(s.APDU)
-	return nil
 }
 
 // isJournal tells whether a file is the stream to the journal that systemd says our output is: "device:inode".

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/goccid/goccid/pcscd"
+	"github.com/goccid/goccid/virtual/control"
 )
 
 // statusReport is what "goccidd status --json" prints. Its keys stay as they are.
@@ -54,7 +55,10 @@ func (d *daemon) serveOperations(ctx context.Context) error {
 		return err
 	}
 	d.serveHTTP(ctx, l, http.HandlerFunc(d.status))
-	if d.settings.Metrics.Listen == "" {
+	if err := d.serveBench(ctx); err != nil {
+		return err
+	}
+	if !d.settings.Metrics.Listen.set() {
 		return nil
 	}
 	metrics, err := d.listenMetrics()
@@ -63,6 +67,25 @@ func (d *daemon) serveOperations(ctx context.Context) error {
 	}
 	d.log.Infof("serving metrics at %s", metrics.Addr())
 	d.serveHTTP(ctx, metrics, promhttp.HandlerFor(newMetrics(d.report), promhttp.HandlerOpts{ErrorLog: d.log}))
+	return nil
+}
+
+// serveBench takes requests for the virtual readers, if a socket for that is set.
+func (d *daemon) serveBench(ctx context.Context) error {
+	path := d.settings.Readers.Control
+	if path == "" || d.readers.bench == nil {
+		return nil
+	}
+	l, err := control.Listen(path)
+	if err != nil {
+		return err
+	}
+	d.background.Go(func() {
+		// A client may end its own daemon, which is for systems without signals; here it ends the service of requests only.
+		if err := d.readers.bench.Serve(ctx, l); err != nil && ctx.Err() == nil {
+			d.log.Infof("virtual readers take no more requests: %v", err)
+		}
+	})
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/goccid/goccid/usbtransport/usbfs"
 	"github.com/goccid/goccid/usbtransport/usbip"
 	"github.com/goccid/goccid/virtual"
+	"github.com/goccid/goccid/virtual/control"
 )
 
 // plugTime bounds the start of one virtual reader, whose card may be another program.
@@ -33,6 +35,9 @@ type readers struct {
 	backend *usbtransport.Combined
 	handler *ifdhandler.Handler
 	hotplug *ifdhandler.HotPlug
+	// bench has the virtual readers, nil where there is none; stations counts them.
+	bench    *control.Bench
+	stations int
 	// closers undo what was started, in this order.
 	closers []func() error
 
@@ -49,9 +54,9 @@ type unusableReader struct {
 
 // openReaders starts the backends and the watch on them. Readers are opened when follow is called.
 func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) (*readers, error) {
-	table, err := quirks.Load(s.QuirksDir)
+	table, err := loadQuirks(s.QuirksDir)
 	if err != nil {
-		return nil, fmt.Errorf("quirks: %w", err)
+		return nil, err
 	}
 	r := &readers{log: log, unusable: map[string]unusableReader{}}
 	backends, err := r.backends(ctx, s)
@@ -76,11 +81,19 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 	return r, nil
 }
 
+func loadQuirks(directory string) (*quirks.Table, error) {
+	table, err := quirks.Load(directory)
+	if err != nil {
+		return nil, fmt.Errorf("quirks: %w", err)
+	}
+	return table, nil
+}
+
 // backends starts what the settings ask for.
 func (r *readers) backends(ctx context.Context, s readerSettings) ([]usbtransport.Backend, error) {
 	var list []usbtransport.Backend
-	if s.USB != "none" {
-		backend, err := openUSB(string(s.USB), r.log)
+	if s.USB.name != "none" {
+		backend, err := openUSB(s.USB.name, r.log)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +103,7 @@ func (r *readers) backends(ctx context.Context, s readerSettings) ([]usbtranspor
 		list = append(list, backend)
 	}
 	for _, t := range s.USBIP {
-		address, busID, err := usbip.ParseTarget(string(t))
+		address, busID, err := usbip.ParseTarget(t.text)
 		if err != nil {
 			return nil, err
 		}
@@ -101,9 +114,10 @@ func (r *readers) backends(ctx context.Context, s readerSettings) ([]usbtranspor
 	}
 	bus := virtual.NewBus()
 	r.closers = append(r.closers, bus.Close)
-	for _, text := range s.Virtual {
-		if err := r.plug(ctx, bus, string(text)); err != nil {
-			return nil, fmt.Errorf("virtual reader %s: %w", text, err)
+	r.bench = control.NewBench(bus)
+	for _, v := range s.Virtual {
+		if err := r.plug(ctx, v.text); err != nil {
+			return nil, fmt.Errorf("virtual reader %s: %w", v.text, err)
 		}
 	}
 	return append(list, bus), nil
@@ -123,7 +137,8 @@ func openUSB(name string, log logrus.FieldLogger) (usbtransport.Backend, error) 
 	return backend, nil
 }
 
-func (r *readers) plug(ctx context.Context, bus *virtual.Bus, text string) error {
+// plug starts a virtual reader. Its name at the bench is its number.
+func (r *readers) plug(ctx context.Context, text string) error {
 	spec, err := virtual.ParseSpec(text)
 	if err != nil {
 		return err
@@ -135,7 +150,8 @@ func (r *readers) plug(ctx context.Context, bus *virtual.Bus, text string) error
 		return err
 	}
 	r.closers = append(r.closers, station.Close)
-	_, err = bus.Plug(station)
+	_, err = r.bench.Add(strconv.Itoa(r.stations), station)
+	r.stations++
 	return err
 }
 
@@ -197,16 +213,6 @@ func (r *readers) settled(ctx context.Context) error { return r.hotplug.Settled(
 
 // rescan looks for readers that the watch has missed.
 func (r *readers) rescan(ctx context.Context) error { return r.backend.Rescan(ctx) }
-
-// reload reads the quirks anew. Readers that come from now on are treated by them.
-func (r *readers) reload(s readerSettings) error {
-	table, err := quirks.Load(s.QuirksDir)
-	if err != nil {
-		return err
-	}
-	r.hotplug.SetQuirks(table)
-	return nil
-}
 
 // problems are the readers that can't be used.
 func (r *readers) problems() []unusableReader {

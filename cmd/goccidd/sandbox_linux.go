@@ -30,6 +30,9 @@ func (d *daemon) sandbox() {
 	if network, path := s.Metrics.Listen.network(); network == "unix" {
 		writable = append(writable, filepath.Dir(path))
 	}
+	if s.Readers.Control != "" {
+		writable = append(writable, filepath.Dir(s.Readers.Control))
+	}
 	readable := []string{"/proc", "/sys", "/run/udev", "/etc", "/usr/share/zoneinfo", s.Readers.QuirksDir}
 	if file := d.program.configFile(); file != "" {
 		readable = append(readable, filepath.Dir(file))

@@ -54,10 +54,7 @@ type daemon struct {
 func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting := p.waitingParent()
 	defer func() { waiting.tell(err) }()
-	log, err := p.newLogging(s.Log)
-	if err != nil {
-		return err
-	}
+	log := p.newLogging(s.Log)
 	d := &daemon{program: p, settings: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
 	defer func() {
 		if err != nil {
@@ -90,6 +87,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	if err := d.serveOperations(ctx); err != nil {
 		return err
 	}
+	d.sandbox()
 	d.settle(ctx)
 	if err := d.listen(); err != nil {
 		return err
@@ -100,7 +98,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	err = d.server.Serve(ctx, d.listener)
 	d.notify.stopping()
 	if errors.Is(err, pcscd.ErrIdle) {
-		d.log.Infof("no client for %v: exit", time.Duration(d.settings.AutoExit))
+		d.log.Infof("no client for %v: exit", d.settings.AutoExit.Duration)
 		return nil
 	}
 	return err
@@ -157,22 +155,21 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	s := d.settings
 	d.manager = pcscd.NewManager(pcscd.Options{
 		Driver: d.log.driver(d.readers.handler), Logger: d.log, PowerOffGrace: powerOffGrace(s.Readers.PowerOff),
-		MaxHandles: int(s.Limits.HandlesPerClient), MaxReaderHandles: int(s.Limits.HandlesPerReader),
+		MaxHandles: s.Limits.HandlesPerClient.n, MaxReaderHandles: s.Limits.HandlesPerReader.n,
 	})
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
-		Manager: d.manager, Authorizer: d.access, AutoExit: time.Duration(s.AutoExit), Logger: d.log,
-		Limits: pcscd.Limits{Connections: int(s.Limits.Connections), ConnectionsPerUser: int(s.Limits.ConnectionsPerUser)},
+		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Logger: d.log,
+		Limits: pcscd.Limits{Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n},
 	})
-	d.sandbox()
 	return nil
 }
 
 // powerOffGrace turns the setting, in which 0 is never, into the manager's option, in which 0 is its default.
 func powerOffGrace(d duration) time.Duration {
-	if d == 0 {
+	if d.Duration == 0 {
 		return -1
 	}
-	return time.Duration(d)
+	return d.Duration
 }
 
 // settle waits until the readers that are there at the start can be used, so that the first client sees them.
@@ -237,6 +234,7 @@ func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal, stop func
 func (d *daemon) rescan(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, rescanTime)
 	defer cancel()
+	d.log.Debug("looking for readers")
 	if err := d.readers.rescan(ctx); err != nil {
 		d.log.Errorf("looking for readers: %v", err)
 	}
@@ -246,19 +244,32 @@ func (d *daemon) rescan(ctx context.Context) {
 func (d *daemon) reload() {
 	d.notify.reloading()
 	defer d.notify.ready()
-	s, err := d.program.load()
-	if err == nil {
-		err = d.readers.reload(s.Readers)
-	}
-	if err == nil {
-		err = d.access.reload(s.Access)
-	}
-	if err == nil {
-		err = d.log.reload(s.Log)
-	}
+	apply, err := d.prepare()
 	if err != nil {
 		d.log.Errorf("reload: the old settings stay: %v", err)
 		return
 	}
+	apply()
 	d.log.Info("settings reloaded")
+}
+
+// prepare reads the settings and makes what they ask for; what it returns puts that to use, and can't fail.
+func (d *daemon) prepare() (apply func(), err error) {
+	s, err := d.program.load()
+	if err != nil {
+		return nil, err
+	}
+	table, err := loadQuirks(s.Readers.QuirksDir)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := newRules(s.Access, d.log)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		d.readers.hotplug.SetQuirks(table)
+		d.access.replace(rules)
+		d.log.configure(s.Log)
+	}, nil
 }

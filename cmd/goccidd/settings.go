@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pelletier/go-toml/v2/unstable"
 	"github.com/sirupsen/logrus"
 
 	"github.com/goccid/goccid/usbtransport/usbip"
@@ -45,6 +46,7 @@ type readerSettings struct {
 	USB           usbBackend    `toml:"usb"`
 	USBIP         []target      `toml:"usbip"`
 	Virtual       []virtualSpec `toml:"virtual"`
+	Control       string        `toml:"virtual-control"`
 	SerialName    bool          `toml:"serial-in-name"`
 	InterfaceName bool          `toml:"interface-in-name"`
 	Extension     string        `toml:"name-extension"`
@@ -93,14 +95,14 @@ func defaults() settings {
 		Socket:  defaultSocket,
 		Sandbox: true,
 		Readers: readerSettings{
-			USB: defaultUSB(), SerialName: true, InterfaceName: true, QuirksDir: defaultQuirksDir, PowerOff: duration(5 * time.Second),
+			USB: usbBackend{defaultUSB()}, SerialName: true, InterfaceName: true, QuirksDir: defaultQuirksDir, PowerOff: duration{5 * time.Second},
 		},
 		Access: accessSettings{Polkit: true},
-		Log:    logSettings{Level: logLevel(logrus.InfoLevel), Format: "text"},
+		Log:    logSettings{Level: logLevel{logrus.InfoLevel}, Format: logFormat{"text"}},
 	}
 }
 
-func defaultUSB() usbBackend {
+func defaultUSB() string {
 	if runtime.GOOS == "linux" {
 		return "usbfs"
 	}
@@ -125,23 +127,31 @@ const maxSocketPath = 103
 
 // check finds what no single setting can know.
 func (s *settings) check() error {
-	for name, path := range map[string]string{"socket": s.Socket, "status.socket": s.statusSocket(), "pid-file": s.pidFile()} {
+	for _, file := range []struct{ name, path string }{
+		{"socket", s.Socket}, {"status.socket", s.statusSocket()}, {"pid-file", s.pidFile()}, {"virtual-control", s.Readers.Control},
+	} {
 		switch {
-		case !filepath.IsAbs(path):
-			return fmt.Errorf("%s: %q has to be a path that begins with /", name, path)
-		case name != "pid-file" && len(path) > maxSocketPath:
-			return fmt.Errorf("%s: %q is too long for a socket, which may have %d bytes", name, path, maxSocketPath)
+		case file.path != "" && !filepath.IsAbs(file.path):
+			return fmt.Errorf("%s: %q has to be a path that begins with /", file.name, file.path)
+		case file.name != "pid-file" && len(file.path) > maxSocketPath:
+			return fmt.Errorf("%s: %q is too long for a socket, which may have %d bytes", file.name, file.path, maxSocketPath)
 		}
 	}
-	if s.Metrics.Listen != "" && !s.Metrics.Remote && !s.Metrics.Listen.local() {
+	if s.Socket == "" {
+		return errors.New("socket: a path is needed")
+	}
+	if s.Metrics.Listen.set() && !s.Metrics.Remote && !s.Metrics.Listen.local() {
 		return fmt.Errorf("metrics: %s can be reached from other machines: listen on unix:PATH or a loopback address like 127.0.0.1:9517, "+
-			"or set allow-remote = true in [metrics] if that is wanted", s.Metrics.Listen)
+			"or set allow-remote = true in [metrics] if that is wanted", s.Metrics.Listen.text)
 	}
 	return nil
 }
 
+// What follows are the types of settings. They are structs so that the TOML decoder gives each value, of whatever TOML type,
+// to UnmarshalText, and knows its place if that finds it wrong.
+
 // duration is a time.Duration as files and flags have it: "90s", or a number of seconds.
-type duration time.Duration
+type duration struct{ time.Duration }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *duration) UnmarshalText(text []byte) error { return d.Set(string(text)) }
@@ -152,20 +162,18 @@ func (d *duration) Set(text string) error {
 		text += "s"
 	}
 	v, err := time.ParseDuration(text)
-	if err != nil || v < 0 && text != "-1s" {
+	if err != nil || v < 0 {
 		return fmt.Errorf("%q is no time: write it like 90s, 5m or 0s", text)
 	}
-	*d = duration(v)
+	d.Duration = v
 	return nil
 }
-
-func (d *duration) String() string { return time.Duration(*d).String() }
 
 // Type implements pflag.Value.
 func (d *duration) Type() string { return "duration" }
 
 // count is a number from 1 to 100000; 0 is the default.
-type count int
+type count struct{ n int }
 
 const maxCount = 100000
 
@@ -175,20 +183,26 @@ func (c *count) Set(text string) error {
 	if _, err := fmt.Sscanf(text, "%d", &n); err != nil || fmt.Sprint(n) != text || n < 1 || n > maxCount {
 		return fmt.Errorf("%q: a number from 1 to %d is needed", text, maxCount)
 	}
-	*c = count(n)
+	c.n = n
 	return nil
 }
 
-// UnmarshalTOML implements unstable.Unmarshaler.
-func (c *count) UnmarshalText(text []byte) error { return c.Set(string(text)) }
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *count) UnmarshalText(text []byte) error {
+	if err := c.Set(string(text)); err != nil {
+		// The decoder finds the place by the bytes: it does so by itself for strings only.
+		return unstable.NewParserError(text, "%w", err)
+	}
+	return nil
+}
 
-func (c *count) String() string { return fmt.Sprint(int(*c)) }
+func (c *count) String() string { return fmt.Sprint(c.n) }
 
 // Type implements pflag.Value.
 func (c *count) Type() string { return "N" }
 
 // usbBackend is "usbfs", "libusb" or "none".
-type usbBackend string
+type usbBackend struct{ name string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (u *usbBackend) UnmarshalText(text []byte) error { return u.Set(string(text)) }
@@ -197,19 +211,19 @@ func (u *usbBackend) UnmarshalText(text []byte) error { return u.Set(string(text
 func (u *usbBackend) Set(text string) error {
 	switch text {
 	case "usbfs", "libusb", "none":
-		*u = usbBackend(text)
+		u.name = text
 		return nil
 	}
 	return fmt.Errorf("%q: usbfs, libusb and none are possible", text)
 }
 
-func (u *usbBackend) String() string { return string(*u) }
+func (u *usbBackend) String() string { return u.name }
 
 // Type implements pflag.Value.
 func (u *usbBackend) Type() string { return "BACKEND" }
 
 // logLevel is a logrus level by pcscd's names and logrus' own.
-type logLevel logrus.Level
+type logLevel struct{ logrus.Level }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (l *logLevel) UnmarshalText(text []byte) error { return l.Set(string(text)) }
@@ -218,28 +232,28 @@ func (l *logLevel) UnmarshalText(text []byte) error { return l.Set(string(text))
 func (l *logLevel) Set(text string) error {
 	switch text {
 	case "critical":
-		*l = logLevel(logrus.FatalLevel)
+		l.Level = logrus.FatalLevel
 		return nil
 	case "error", "warning", "info", "debug", "trace":
 		level, err := logrus.ParseLevel(text)
-		*l = logLevel(level)
+		l.Level = level
 		return err
 	}
 	return fmt.Errorf("%q: critical, error, warning, info, debug and trace are possible", text)
 }
 
 func (l *logLevel) String() string {
-	if logrus.Level(*l) == logrus.FatalLevel {
+	if l.Level == logrus.FatalLevel {
 		return "critical"
 	}
-	return logrus.Level(*l).String()
+	return l.Level.String()
 }
 
 // Type implements pflag.Value.
 func (l *logLevel) Type() string { return "LEVEL" }
 
 // logFormat is "text" or "json".
-type logFormat string
+type logFormat struct{ name string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (f *logFormat) UnmarshalText(text []byte) error { return f.Set(string(text)) }
@@ -249,36 +263,36 @@ func (f *logFormat) Set(text string) error {
 	if text != "text" && text != "json" {
 		return fmt.Errorf("%q: text and json are possible", text)
 	}
-	*f = logFormat(text)
+	f.name = text
 	return nil
 }
 
-func (f *logFormat) String() string { return string(*f) }
+func (f *logFormat) String() string { return f.name }
 
 // Type implements pflag.Value.
 func (f *logFormat) Type() string { return "FORMAT" }
 
 // target is a USB/IP server, HOST:PORT[/BUSID].
-type target string
+type target struct{ text string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (t *target) UnmarshalText(text []byte) error {
 	if _, _, err := usbip.ParseTarget(string(text)); err != nil {
 		return err
 	}
-	*t = target(text)
+	t.text = string(text)
 	return nil
 }
 
 // virtualSpec is a virtual reader, as virtual.ParseSpec takes it.
-type virtualSpec string
+type virtualSpec struct{ text string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (v *virtualSpec) UnmarshalText(text []byte) error {
 	if _, err := virtual.ParseSpec(string(text)); err != nil {
 		return err
 	}
-	*v = virtualSpec(text)
+	v.text = string(text)
 	return nil
 }
 
@@ -311,7 +325,7 @@ func (l *list[T, P]) String() string { return "" }
 func (l *list[T, P]) Type() string { return l.what }
 
 // metricsAddress is unix:PATH or HOST:PORT; empty is none.
-type metricsAddress string
+type metricsAddress struct{ text string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (a *metricsAddress) UnmarshalText(text []byte) error { return a.Set(string(text)) }
@@ -325,21 +339,24 @@ func (a *metricsAddress) Set(text string) error {
 	} else if _, _, err := net.SplitHostPort(text); err != nil && text != "" {
 		return fmt.Errorf("%q: unix:PATH or HOST:PORT is needed", text)
 	}
-	*a = metricsAddress(text)
+	a.text = text
 	return nil
 }
 
-func (a *metricsAddress) String() string { return string(*a) }
+func (a *metricsAddress) String() string { return a.text }
+
+// set tells whether there is an address.
+func (a metricsAddress) set() bool { return a.text != "" }
 
 // Type implements pflag.Value.
 func (a *metricsAddress) Type() string { return "ADDRESS" }
 
 // network splits the address for net.Listen.
 func (a metricsAddress) network() (network, address string) {
-	if path, ok := strings.CutPrefix(string(a), "unix:"); ok {
+	if path, ok := strings.CutPrefix(a.text, "unix:"); ok {
 		return "unix", path
 	}
-	return "tcp", string(a)
+	return "tcp", a.text
 }
 
 // local tells whether only this machine can reach the address.

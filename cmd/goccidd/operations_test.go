@@ -1,0 +1,255 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/ifdhandler"
+	"github.com/goccid/goccid/pcscd"
+	"github.com/goccid/goccid/pcscd/wire"
+)
+
+func TestStatusTellsWhoHoldsWhat(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--virtual", oneCard)
+	c := h.client(t)
+	connected, err := c.Connect(names(t, c)[0], wire.Shared, wire.ProtocolAny)
+	require.NoError(t, err)
+	require.NoError(t, c.Begin(connected.Card))
+
+	code, stdout, stderr := call(t, nil, "status", "--json", "--socket", h.socket())
+	require.Zero(t, code, stderr)
+	var r statusReport
+	decoder := json.NewDecoder(strings.NewReader(stdout))
+	decoder.DisallowUnknownFields()
+	require.NoError(t, decoder.Decode(&r))
+	assert.Equal(t, d.cmd.Process.Pid, r.PID)
+	assert.Equal(t, h.socket(), r.Socket)
+	assert.Equal(t, 1, r.Clients.Connected)
+	require.Len(t, r.Readers, 1)
+	reader := r.Readers[0]
+	assert.Equal(t, "Gemplus USB SmartCard Reader 00 00", reader.Name)
+	require.Len(t, reader.Handles, 1)
+	assert.Equal(t, int32(os.Getpid()), reader.Handles[0].Client.PID)
+	require.NotNil(t, reader.Lock)
+	assert.Equal(t, int32(os.Getpid()), reader.Lock.Client.PID)
+
+	code, stdout, stderr = call(t, nil, "status", "--socket", h.socket())
+	require.Zero(t, code, stderr)
+	assert.Contains(t, stdout, "Gemplus USB SmartCard Reader 00 00\n")
+	assert.Contains(t, stdout, "held in a transaction by ")
+}
+
+func TestStatusWithoutADaemonSaysSo(t *testing.T) {
+	h := newHome(t)
+	code, stdout, stderr := call(t, nil, "status", "--socket", h.socket())
+	require.Equal(t, exitFailure, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "goccidd: no goccidd runs: nobody answers at "+h.path("pcscd.status"))
+}
+
+func TestStatusForPeople(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	before := func(d time.Duration) time.Time { return now.Add(-d) }
+	alice := pcscd.Client{PID: 100, UID: 1000, Executable: "/usr/bin/alice"}
+	bob := pcscd.Client{PID: 200, UID: 1001, Executable: "/tmp/\x1b[2Jbob"}
+	r := statusReport{
+		PID: 7, Since: before(3 * time.Hour), Socket: "/run/pcscd/pcscd.comm",
+		Clients:  clientCounts{Connected: 2, Served: 10, Refused: 1},
+		Problems: []unusableReader{{Device: "1-4 08e6:3437", Reason: "interface is in use", Since: before(time.Minute)}},
+		Report: pcscd.Report{Readers: []pcscd.ReaderReport{
+			{
+				Name: "A 00 00", State: "present|powered", ATR: "3b00", Protocol: "T=1", Powered: true, Busy: true,
+				Handles:   []pcscd.HandleReport{{Client: alice, Mode: "shared", Since: before(time.Minute), Pending: "reset"}},
+				Lock:      &pcscd.LockReport{Client: alice, Since: before(2 * time.Second), Depth: 1},
+				Queue:     []pcscd.WaiterReport{{Client: bob, For: "connect", Since: before(time.Second)}},
+				LastError: &pcscd.ErrorReport{Time: before(time.Hour), Text: "card mute"},
+				Counters:  pcscd.Counters{Insertions: 1, Removals: 2, PowerUps: 3, Resets: 4, AutoPowerOffs: 5, Connects: 6, Transactions: 7, Transmits: 8, Controls: 9, DriverErrors: 10},
+			},
+			{Name: "B 01 00", State: "absent"},
+		}},
+	}
+	require.Equal(t, `goccidd, PID 7, up 3h0m0s, serving /run/pcscd/pcscd.comm
+2 clients, 10 served so far, 1 refused; 2 readers
+
+A 00 00
+  present|powered, ATR 3b00, T=1, at work
+  shared by /usr/bin/alice (PID 100, uid 1000) since 1m0s, not told yet: reset
+  held in a transaction by /usr/bin/alice (PID 100, uid 1000) since 2s
+  /tmp/.[2Jbob (PID 200, uid 1001) waits since 1s for: connect
+  1 inserted, 2 removed, 3 powered up, 4 reset, 5 powered off unused; 6 connects, 7 transactions, 8 APDUs, 9 controls, 10 errors
+  last error, 1h0m0s ago: card mute
+
+B 01 00
+  absent
+  0 inserted, 0 removed, 0 powered up, 0 reset, 0 powered off unused; 0 connects, 0 transactions, 0 APDUs, 0 controls, 0 errors
+
+1-4 08e6:3437  can't be used, since 1m0s
+  interface is in use
+`, describe(r, now))
+}
+
+func TestMetricsAreServedWhereAskedFor(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--virtual", oneCard, "--metrics", "unix:"+h.path("metrics"))
+	transport := &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", h.path("metrics")) }}
+	answer, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://goccidd/metrics")
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "\ngoccidd_readers 1\n")
+	assert.Contains(t, string(text), "goccidd_card_present{reader=\"Gemplus USB SmartCard Reader 00 00\"} 1\n")
+	d.stop(t)
+	assert.True(t, gone(h.path("metrics")))
+}
+
+func TestMetricsKeepTheRulesOfPrometheus(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	require.NoError(t, registry.Register(newReportCollector(func() statusReport {
+		return statusReport{Report: pcscd.Report{Readers: []pcscd.ReaderReport{{Name: "A 00 00", ATR: "3b00"}, {Name: "B 01 00"}}}}
+	})))
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	present := map[string]float64{}
+	for _, family := range families {
+		assert.Equal(t, family.GetType().String() == "COUNTER", strings.HasSuffix(family.GetName(), "_total"), family.GetName())
+		if family.GetName() != "goccidd_card_present" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			present[m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+		}
+	}
+	require.Equal(t, map[string]float64{"A 00 00": 1, "B 01 00": 0}, present)
+}
+
+// TestLogTellsTheJournalItsLevels starts a daemon whose standard error is what JOURNAL_STREAM says.
+func TestLogTellsTheJournalItsLevels(t *testing.T) {
+	h := newHome(t)
+	log, err := os.Create(h.path("log"))
+	require.NoError(t, err)
+	defer log.Close()
+	var stat syscall.Stat_t
+	require.NoError(t, syscall.Fstat(int(log.Fd()), &stat))
+	cmd := h.command("--foreground", "--socket", h.socket(), "--usb", "none")
+	cmd.Env = append(cmd.Env, "JOURNAL_STREAM="+journalStream(stat))
+	cmd.Stderr = log
+	require.NoError(t, cmd.Start())
+	require.Equal(t, "READY=1", h.told(t))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait())
+	text, err := os.ReadFile(h.path("log"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), "<6>level=info msg=\"serving ")
+	for line := range strings.Lines(string(text)) {
+		require.Regexp(t, `^<[2-7]>`, line)
+	}
+}
+
+func TestPrioritiesAreThoseOfSyslog(t *testing.T) {
+	for level, want := range map[logrus.Level]string{
+		logrus.FatalLevel: "<2>", logrus.ErrorLevel: "<3>", logrus.WarnLevel: "<4>", logrus.InfoLevel: "<6>", logrus.DebugLevel: "<7>", logrus.TraceLevel: "<7>",
+	} {
+		entry := logrus.NewEntry(logrus.New())
+		entry.Level = level
+		line, err := priorityFormatter{&logrus.JSONFormatter{}}.Format(entry)
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(line, []byte(want+"{")), "%s", line)
+	}
+}
+
+func TestAPDUsAreLoggedWithoutPINsWhateverTheLevel(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--apdu", "--log-level", "critical", "--virtual", oneCard)
+	c := h.client(t)
+	connected, err := c.Connect(names(t, c)[0], wire.Shared, wire.ProtocolAny)
+	require.NoError(t, err)
+	for _, command := range [][]byte{
+		{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x2F, 0x00},
+		{0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34},
+	} {
+		_, _, err := c.Transmit(connected.Card, wire.ProtocolT1, command, 258)
+		require.NoError(t, err)
+	}
+	d.stop(t)
+	log := d.stderr.String()
+	assert.Contains(t, log, "APDU: 00 A4 00 0C 02 2F 00")
+	assert.Contains(t, log, "SW: 90 00")
+	assert.Contains(t, log, "APDU: 00 20 00 01 04 2A 2A 2A 2A")
+	assert.NotContains(t, log, "31 32 33 34")
+	assert.NotContains(t, log, "serving", "nothing else at this level")
+}
+
+func TestJSONLogIsJSON(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--log-format", "json")
+	d.stop(t)
+	for line := range strings.Lines(d.stderr.String()) {
+		var fields map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
+		require.Contains(t, fields, "level")
+	}
+}
+
+func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {
+	a, err := newAccess(accessSettings{Users: []string{"root", "4242"}, Groups: []string{"0"}}, logrus.New())
+	require.NoError(t, err)
+	require.NoError(t, a.Connection(t.Context(), pcscd.Client{UID: 4242, GID: 9}))
+	require.NoError(t, a.CardAccess(t.Context(), pcscd.Client{UID: 9, GID: 0}, "x"))
+	require.ErrorIs(t, a.Connection(t.Context(), pcscd.Client{UID: 4243, GID: 9, PID: -1}), pcscd.ErrDenied)
+	rules, err := newRules(accessSettings{Users: []string{"4243"}}, logrus.New())
+	require.NoError(t, err)
+	a.replace(rules)
+	require.NoError(t, a.Connection(t.Context(), pcscd.Client{UID: 4243, GID: 9}))
+	require.NoError(t, a.Close())
+
+	_, err = newAccess(accessSettings{Groups: []string{"no-such-group"}}, logrus.New())
+	require.ErrorContains(t, err, `access: there is no group "no-such-group"`)
+}
+
+func TestDriverErrorsAreLoggedInPlaceOfAnAnswer(t *testing.T) {
+	var out transcript
+	log := (&program{environment: environment{stderr: &out, getenv: func(string) string { return "" }}}).newLogging(defaults().Log)
+	log.apdu.Store(true)
+	_, err := log.driver(ifdhandler.New(ifdhandler.Options{})).TransmitToICC(t.Context(), 1, ifdhandler.ProtocolT1, []byte{0, 1, 2, 3})
+	require.Error(t, err)
+	require.Contains(t, out.String(), "APDU: 00 01 02 03")
+	require.Contains(t, out.String(), "SW: none: ")
+}
+
+func TestUnusableReadersAreInTheStatus(t *testing.T) {
+	r := &readers{unusable: map[string]unusableReader{}}
+	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderUnusable, Device: "1-1 08e6:3437", Err: errors.New("busy")})
+	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderUnusable, Device: "1-1 08e6:3437", Err: errors.New("no right")})
+	require.Len(t, r.problems(), 1)
+	require.Equal(t, "no right", r.problems()[0].Reason)
+	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderArrived, Device: "1-1 08e6:3437"})
+	require.Empty(t, r.problems())
+}
+
+func TestHelpGoesToStandardOutput(t *testing.T) {
+	text, err := newHome(t).command("--help").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(text), "Usage:\n  goccidd [flags]\n  goccidd [command]")
+}
+
+// journalStream is a file as JOURNAL_STREAM names it.
+func journalStream(stat syscall.Stat_t) string { return fmt.Sprintf("%d:%d", stat.Dev, stat.Ino) }
