@@ -20,8 +20,9 @@ build: ## Build the static commands into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
 demo: ## Drive virtual readers through the whole stack (needs only Go)
-	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/ccid-probe
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
 	@$(BIN)/ccid-probe demo
+	@test/clients/scan $(BIN)
 
 test: ## Run every test: without cgo, then with the race detector and libusb
 	CGO_ENABLED=0 $(GO) test ./...

@@ -161,17 +161,17 @@ func pcscd(t *testing.T, application card.Application, atr []byte) *daemon {
 	require.NoError(t, os.MkdirAll("/run/pcscd", 0o755))
 	const script = `mount --bind "$0" /run/pcscd && exec /usr/sbin/pcscd --foreground`
 	d := launch(t, dir, filepath.Join(dir, "pcscd.comm"), "unshare", "--mount", "sh", "-c", script, dir)
-	serveCard(t, application, atr)
+	serveCard(t, "127.0.0.1:35963", application, atr)
 	return d
 }
 
-// serveCard is a card in vpcd's first slot until the test ends.
-func serveCard(t *testing.T, application card.Application, atr []byte) {
+// serveCard is a card in the reader that waits for one at this address, until the test ends.
+func serveCard(t *testing.T, address string, application card.Application, atr []byte) {
 	t.Helper()
 	var conn net.Conn
 	require.Eventually(t, func() (ok bool) {
 		var err error
-		conn, err = net.Dial("tcp", net.JoinHostPort("127.0.0.1", "35963"))
+		conn, err = net.Dial("tcp", address)
 		return err == nil
 	}, patience, tick)
 	done := make(chan error, 1)

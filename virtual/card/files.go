@@ -18,6 +18,9 @@ type file struct {
 	protected bool // needs the PIN
 	parent    *file
 	files     []*file
+
+	// information is what SELECT answers, where that is not the file control information by the standard.
+	information []byte
 }
 
 func (f *file) add(files ...*file) {
@@ -74,6 +77,9 @@ func (a *ISO) selectFile(c apdu.Command) ([]byte, uint16) {
 		a.current, a.ef = f, nil
 	} else {
 		a.current, a.ef = f.parent, f
+	}
+	if f.information != nil {
+		return slices.Clone(f.information), swOK
 	}
 	switch c.P2 & 0x0C {
 	case 0x00:

@@ -2,6 +2,7 @@ package card
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"encoding/binary"
 	"slices"
 
@@ -81,6 +82,8 @@ type ISO struct {
 	chain            []byte
 	chainHeader      [4]byte
 	chaining         bool
+
+	key *ecdsa.PrivateKey // nil for a card that does not sign
 }
 
 var _ Application = (*ISO)(nil)
@@ -182,6 +185,9 @@ func (a *ISO) execute(c apdu.Command) ([]byte, uint16) {
 		return nil, a.changeReferenceData(c)
 	case 0x2C:
 		return nil, a.resetRetryCounter(c)
+	}
+	if a.key != nil {
+		return a.sign(c)
 	}
 	return nil, swINSInvalid
 }
