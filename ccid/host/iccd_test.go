@@ -154,6 +154,25 @@ func TestExtendedAPDUsThroughTokens(t *testing.T) {
 	}
 }
 
+// TestTokenDescriptorThatLiesChangesNothing: what it says beyond what a token can be is not believed.
+func TestTokenDescriptorThatLiesChangesNothing(t *testing.T) {
+	for name, v := range iccdVersions {
+		bubble(t, name, func(t *testing.T) {
+			c := v.config(nil)
+			c.Override = func(d *ccid.ClassDescriptor) {
+				d.BMaxSlotIndex, d.BMaxCCIDBusySlots, d.BPINSupport = 255, 0, 3
+				d.DwFeatures, d.DwProtocols, d.BVoltageSupport, d.DwDefaultClock = 0, 0, 0, 0
+				d.BNumClockSupported, d.BNumDataRatesSupported = 255, 255
+			}
+			r := newRig(t, c, host.Options{})
+			require.Len(t, r.reader.Slots(), 1)
+			r.connect(t)
+			r.transmitOK(t, echo(t, 100, 100, false), pattern(100))
+			r.requireNoViolations(t)
+		})
+	}
+}
+
 func TestTokenForShortAPDUsRefusesExtendedOnes(t *testing.T) {
 	r := newRig(t, virtual.Config{Model: tokenB, Cards: []card.Card{newCard(1)}}, host.Options{})
 	r.connect(t)

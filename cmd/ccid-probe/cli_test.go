@@ -390,6 +390,20 @@ func TestListShowsReadersSlotsAndCards(t *testing.T) {
 	}
 }
 
+func TestTokensAreListedWithTheirVersion(t *testing.T) {
+	for name, version := range map[string]string{"e-gate": "A", "gemalto-pdt": "B"} {
+		spec := "reader=" + name
+		assert.Contains(t, probe(t, "list", "--virtual", spec).stdout, ", port 1-1, ICCD version "+version+", virtual\n   slot 0: card, ATR 3B")
+		assert.Equal(t, version, decode[[]listedReader](t, probe(t, "list", "--json", "--virtual", spec).stdout)[0].ICCD)
+		got := probe(t, "apdu", "--virtual", spec, "00A4000C023F00")
+		assert.Equal(t, exitOK, got.code, got.stderr)
+		assert.Contains(t, got.stdout, "SW 9000")
+		described := probe(t, "describe", "--virtual", spec)
+		assert.Contains(t, described.stdout, "ICCD version "+version+": control transfers")
+		assert.Empty(t, described.stderr, "rules of ICCD that were broken")
+	}
+}
+
 // TestEveryKnownReaderIsListedAndDescribed drives each reader of the table, with all the oddities in their descriptors.
 func TestEveryKnownReaderIsListedAndDescribed(t *testing.T) {
 	models, err := virtual.Models()

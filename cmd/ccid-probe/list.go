@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/host"
 )
 
@@ -38,7 +39,9 @@ type listedReader struct {
 	Interface uint8  `json:"interface"`
 	USB       string `json:"usb"`
 	// Level is the level of exchange, "" without a class descriptor.
-	Level string       `json:"level"`
+	Level string `json:"level"`
+	// ICCD is "A" or "B" for a token, which has that version of ICCD in place of bulk endpoints.
+	ICCD  string       `json:"iccd,omitempty"`
 	Slots []listedSlot `json:"slots"`
 	// Error is why the reader can't be opened, "" when it can; Advice is what to do about it.
 	Error  string   `json:"error"`
@@ -130,6 +133,9 @@ func (p *program) inspect(ctx context.Context, c candidate) listedReader {
 	if c.function.Class != nil {
 		entry.Level = c.function.Class.DwFeatures.ExchangeLevel().String()
 	}
+	if c.function.Token() {
+		entry.ICCD = map[uint8]string{ccid.ProtocolICCDA: "A", ccid.ProtocolICCDB: "B"}[c.function.Interface.Protocol]
+	}
 	reader, err := p.open(ctx, c)
 	if err != nil {
 		entry.Error = visible(reason(err))
@@ -180,7 +186,10 @@ func (p *program) printReader(r listedReader) {
 	if r.Serial != "" {
 		facts = append(facts, "serial "+r.Serial)
 	}
-	if r.Level != "" {
+	switch {
+	case r.ICCD != "":
+		facts = append(facts, "ICCD version "+r.ICCD)
+	case r.Level != "":
 		facts = append(facts, r.Level+" level")
 	}
 	if r.USB != "usbfs" {
