@@ -26,6 +26,9 @@ const (
 // errDrop ends a connection whose client broke the protocol: replies have no header, so there is no way to tell it.
 var errDrop = errors.New("pcscd: protocol violated")
 
+// errStopping ends a connection because the server ends.
+var errStopping = errors.New("pcscd: server ends")
+
 // conn is one client's connection. Its goroutine (run) reads requests and answers them, one after the other; while it
 // waits for the next one, whoever has a message for a waiting client writes it, under mu and without blocking.
 type conn struct {
@@ -59,6 +62,8 @@ type conn struct {
 	watch watch
 	// busy says that a request is being answered: nothing else may be written then.
 	busy bool
+	// stopping says that the server ends.
+	stopping bool
 	// silent is when a client without a context was last heard of; zero with one.
 	silent time.Time
 }
@@ -120,12 +125,12 @@ func (c *conn) begin() {
 	c.busy = true
 }
 
-// settle writes the messages that became due while a request was answered.
+// settle writes the messages that became due while a request was answered. Its error says that the connection ends.
 func (c *conn) settle() error {
 	for {
-		code, due := c.nextMessage()
+		code, due, err := c.nextMessage()
 		if !due {
-			return nil
+			return err
 		}
 		if err := c.write(wire.Signal{Code: code}.Append(c.out[:0])); err != nil {
 			return err
@@ -133,16 +138,30 @@ func (c *conn) settle() error {
 	}
 }
 
-func (c *conn) nextMessage() (code wire.Code, due bool) {
+func (c *conn) nextMessage() (code wire.Code, due bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if code, due = c.watch.next(c.server.generation.Load()); due {
-		return code, true
+	if code, due = c.dueLocked(); due {
+		return code, true, nil
+	}
+	if c.stopping {
+		return wire.Success, false, errStopping
 	}
 	c.busy = false
 	c.silent = time.Time{}
 	if !c.session.HasContext() {
 		c.silent = time.Now()
+	}
+	return wire.Success, false, nil
+}
+
+// dueLocked takes the next message for a waiting client.
+func (c *conn) dueLocked() (code wire.Code, due bool) {
+	if code, due = c.watch.next(c.server.generation.Load()); due {
+		return code, true
+	}
+	if c.stopping && c.watch.abandon() {
+		return wire.ErrServiceStopped, true
 	}
 	return wire.Success, false
 }
@@ -159,7 +178,7 @@ func (c *conn) tellLocked() {
 		return
 	}
 	for {
-		code, due := c.watch.next(c.server.generation.Load())
+		code, due := c.dueLocked()
 		if !due {
 			return
 		}
@@ -182,17 +201,17 @@ func (c *conn) cancelWait() {
 	c.tellLocked()
 }
 
-// shutDown tells a waiting client that the service stops, and ends the connection.
+// shutDown tells a waiting client that the service stops, and ends the connection: at once, or when the request is
+// answered that is at work. Calls that wait end.
 func (c *conn) shutDown() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.busy && !c.watch.owed {
-		for range c.watch.registrations {
-			c.send(wire.ErrServiceStopped)
-		}
+	c.stopping = true
+	c.cancel()
+	if !c.busy {
+		c.tellLocked()
+		c.drop()
 	}
-	c.watch = watch{}
-	c.drop()
 }
 
 // drop ends the connection from outside of run, which notices it.

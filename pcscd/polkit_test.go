@@ -175,7 +175,9 @@ func TestPolkitRefuses(t *testing.T) {
 func TestPolkitThatDoesNotKnowTheActionRefuses(t *testing.T) {
 	address := startBus(t)
 	authority := startPolkit(t, address)
-	authority.fail = dbus.NewError("org.freedesktop.PolicyKit1.Error.Failed", []any{"Action org.debian.pcsc-lite.access_pcsc is not registered"})
+	authority.set(func() {
+		authority.fail = dbus.NewError("org.freedesktop.PolicyKit1.Error.Failed", []any{"Action org.debian.pcsc-lite.access_pcsc is not registered"})
+	})
 	p := newTestPolkit(t, PolkitOptions{Address: address, Fallback: Everybody{}})
 	require.ErrorContains(t, p.Connection(t.Context(), Client{}), "not registered")
 }

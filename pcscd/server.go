@@ -22,6 +22,9 @@ var ErrIdle = errors.New("pcscd: no client was connected")
 // sessionCloseTime bounds what is done for a client that went away.
 const sessionCloseTime = time.Minute
 
+// stopTime is how long the end of the server leaves a client to send the rest of its message, or to take its reply.
+const stopTime = time.Second
+
 // ServerOptions are what a Server can be made with.
 type ServerOptions struct {
 	Manager *Manager
@@ -136,8 +139,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("pcscd: cannot serve a %T, only a UNIX socket", l)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer s.running.Wait()
-	defer s.closeAll()
+	defer s.end()
 	defer cancel()
 	s.mu.Lock()
 	s.listener = listener
@@ -362,11 +364,7 @@ func (s *Server) broadcast(ctx context.Context) {
 	for {
 		_, generation := s.resources.States()
 		s.generation.Store(generation)
-		s.mu.Lock()
-		for c := range s.conns {
-			c.tell()
-		}
-		s.mu.Unlock()
+		s.eachConn((*conn).tell)
 		select {
 		case <-s.resources.Changed(generation):
 		case <-ctx.Done():
@@ -386,12 +384,19 @@ func (s *Server) tableLen(readers int) int {
 	return s.capacity
 }
 
-// closeAll ends all connections.
-func (s *Server) closeAll() {
+// end ends all connections and waits for that.
+func (s *Server) end() {
+	s.eachConn((*conn).shutDown)
+	impatient := time.AfterFunc(stopTime, func() { s.eachConn((*conn).drop) })
+	defer impatient.Stop()
+	s.running.Wait()
+}
+
+func (s *Server) eachConn(do func(*conn)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.shutDown()
+		do(c)
 	}
 }
 

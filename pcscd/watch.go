@@ -80,6 +80,16 @@ func (w *watch) cancel() {
 	}
 }
 
+// abandon ends one registration because the service stops. It returns false when there is none, or none that could be
+// told.
+func (w *watch) abandon() bool {
+	if w.owed || w.registrations == 0 {
+		return false
+	}
+	w.registrations--
+	return true
+}
+
 // next takes the message that is due now, if there is one.
 func (w *watch) next(generation uint64) (code wire.Code, due bool) {
 	switch {
