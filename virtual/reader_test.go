@@ -630,7 +630,7 @@ func TestFaults(t *testing.T) {
 	message, err := status.AppendBinary(nil)
 	require.NoError(t, err)
 	short := func(t *testing.T) context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
 		t.Cleanup(cancel)
 		return ctx
 	}

@@ -233,7 +233,7 @@ func (r row) drive(ctx context.Context, s *host.Slot) error {
 	if _, err := s.Connect(ctx); err != nil {
 		return err
 	}
-	for _, c := range r.commands() {
+	for _, c := range r.commands(s.Index()) {
 		if err := exchange(ctx, s, c); err != nil {
 			return err
 		}
@@ -255,9 +255,14 @@ const (
 	produce   = 0xEE
 )
 
-// commands are cases 1 to 4 with the row's sizes (ISO/IEC 7816-3:2006 §12.1.3).
-func (r row) commands() []command {
+// commands are cases 1 to 4 with the row's sizes (ISO/IEC 7816-3:2006 §12.1.3). Of 8 slots each has one of the sizes, in turn:
+// what is tried there is that they don't mix.
+func (r row) commands(slot int) []command {
 	l := r.length
+	if r.slots == 8 {
+		which := slot % 2
+		l.data, l.answers = l.data[which:which+1], l.answers[which:which+1]
+	}
 	list := []command{
 		{apdu.Command{CLA: 0x80, INS: echo}, nil}, // case 1
 		{apdu.Command{INS: insSelect, P2: 0x0C, Data: []byte{card.FileLarge >> 8, card.FileLarge & 0xFF}, Extended: l.extended}, nil},
