@@ -58,6 +58,11 @@ type row struct {
 	APDUs []*APDU
 }
 
+// Troubled reports whether the transfer, or the APDU that ends there, has a problem.
+func (r row) Troubled() bool {
+	return len(r.Problems) > 0 || slices.ContainsFunc(r.APDUs, func(a *APDU) bool { return a.Problem != "" })
+}
+
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
@@ -369,5 +374,5 @@ func bounds(list []float64) (low, high float64) {
 // median returns the median and the greatest of a list as text.
 func median(list []float64) (middle, most string) {
 	sorted := slices.Sorted(slices.Values(list))
-	return milliseconds(sorted[len(sorted)/2]), milliseconds(sorted[len(sorted)-1])
+	return milliseconds(sorted[(len(sorted)-1)/2]), milliseconds(sorted[len(sorted)-1])
 }

@@ -188,11 +188,11 @@ func TestPagesInABrowser(t *testing.T) {
 			"apdus": fmt.Sprint(len(transcript.APDUs)), "points": fmt.Sprint(len(transcript.APDUs)),
 		}},
 		// The message that ends the APDU, which has its name.
-		"searched":     {address + "#q=change%20reference&kind=in", map[string]string{"ready": "true", "shown": "1"}},
-		"dark":         {address + "#theme=dark&open=1", map[string]string{"ready": "true", "theme": "dark"}},
-		"other driver": {writePage(t, html(t, problems)), map[string]string{"ready": "true", "transfers": fmt.Sprint(len(problems.Transfers))}},
-		"hostile":      {writePage(t, html(t, explain.Build(hostile(), explain.Options{Name: "<b>name"}))), map[string]string{"ready": "true", "transfers": "5"}},
-		"of nothing":   {writePage(t, html(t, explain.Build(&capture.Capture{}, explain.Options{}))), map[string]string{"ready": "true", "transfers": "0"}},
+		"searched":      {address + "#q=change%20reference&kind=in", map[string]string{"ready": "true", "shown": "1"}},
+		"other driver":  {writePage(t, html(t, problems)), map[string]string{"ready": "true", "transfers": fmt.Sprint(len(problems.Transfers))}},
+		"hostile":       {writePage(t, html(t, explain.Build(hostile(), explain.Options{Name: "<b>name"}))), map[string]string{"ready": "true", "transfers": "5"}},
+		"with problems": {writePage(t, html(t, problems)) + "#kind=problem", map[string]string{"ready": "true", "shown": "1"}},
+		"of nothing":    {writePage(t, html(t, explain.Build(&capture.Capture{}, explain.Options{}))), map[string]string{"ready": "true", "transfers": "0"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
