@@ -37,7 +37,8 @@ type Options struct {
 	// NameExtension is put into the reader's name before the numbers, as pcscd's PCSCLITE_FILTER_EXTEND_READER_NAMES does.
 	NameExtension string
 	// Suspended returns for how long the machine has slept since it was started. When that grows, the cards of all readers
-	// count as reset, see Device.PowerLost. nil asks the system, which tells on Linux only.
+	// count as reset, see Device.PowerLost. It may be called from several goroutines at once. nil asks the system, which tells on
+	// Linux only.
 	Suspended func() time.Duration
 	// Number is the first of the two numbers at the end of the reader's name (0..255).
 	Number int
