@@ -189,7 +189,7 @@ func TestPagesInABrowser(t *testing.T) {
 		}},
 		// The message that ends the APDU, which has its name.
 		"searched":      {address + "#q=change%20reference&kind=in", map[string]string{"ready": "true", "shown": "1"}},
-		"other driver":  {writePage(t, html(t, problems)), map[string]string{"ready": "true", "transfers": fmt.Sprint(len(problems.Transfers))}},
+		"other driver":  {writePage(t, html(t, problems)) + "#theme=dark&open=1", map[string]string{"ready": "true", "theme": "dark", "transfers": fmt.Sprint(len(problems.Transfers))}},
 		"hostile":       {writePage(t, html(t, explain.Build(hostile(), explain.Options{Name: "<b>name"}))), map[string]string{"ready": "true", "transfers": "5"}},
 		"with problems": {writePage(t, html(t, problems)) + "#kind=problem", map[string]string{"ready": "true", "shown": "1"}},
 		"of nothing":    {writePage(t, html(t, explain.Build(&capture.Capture{}, explain.Options{}))), map[string]string{"ready": "true", "transfers": "0"}},
