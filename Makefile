@@ -24,21 +24,21 @@ demo: ## Drive virtual readers through the whole stack (needs only Go)
 	@$(BIN)/ccid-probe demo
 	@test/clients/scan $(BIN)
 
-test: ## Run every test: without cgo, then with the race detector and libusb
+test: ## Run every test: without cgo, then with the race detector, libusb and libpcsclite
 	CGO_ENABLED=0 $(GO) test ./...
-	./.ci/can-cgo && $(GO) test -race -tags libusb ./... || test "$$?" -eq 77
+	./.ci/can-cgo && $(GO) test -race -tags libusb,pcsclite ./... || test "$$?" -eq 77
 	@echo "Runs passed, by what a reader does (rows) and what goes wrong at each of its USB transfers (columns):"
 	@CGO_ENABLED=0 $(GO) test -count=1 -run TestSweep -v ./ccid/host/sweep | grep '^|'
 
 test-vm: ## Run the drivers on a real kernel's USB stack in QEMU
 	./test/vm/run
 
-lint: ## Check format, vet, staticcheck, with and without libusb
+lint: ## Check format, vet, staticcheck, with and without cgo
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "not gofumpt-ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=0 $(GO) vet ./...
 	CGO_ENABLED=0 $(TOOL) staticcheck ./...
-	./.ci/can-cgo && { $(GO) vet -tags libusb ./... && $(TOOL) staticcheck -tags libusb ./...; } || test "$$?" -eq 77
+	./.ci/can-cgo && { $(GO) vet -tags libusb,pcsclite ./... && $(TOOL) staticcheck -tags libusb,pcsclite ./...; } || test "$$?" -eq 77
 
 cross: ## Build and vet for every platform, without cgo
 	@for platform in $(PLATFORMS); do \
