@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -442,22 +441,4 @@ func TestAutoExitLosesNoClient(t *testing.T) {
 	}
 	cancel()
 	assert.NotZero(t, <-ended)
-}
-
-func TestPeer(t *testing.T) {
-	s := startServer(t, newFakeResources(), ServerOptions{})
-	c := s.open(t, wire.Minor4)
-	defer c.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	require.Len(t, s.conns, 1)
-	for conn := range s.conns {
-		self, err := os.Executable()
-		require.NoError(t, err)
-		want := Client{
-			PID: int32(os.Getpid()), UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Executable: self,
-			started: startTime(int32(os.Getpid())),
-		}
-		assert.Equal(t, want, conn.client)
-	}
 }

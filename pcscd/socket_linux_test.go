@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/pcscd/wire"
 )
 
 func TestUserPolicyKnowsSupplementaryGroups(t *testing.T) {
@@ -40,4 +42,22 @@ func TestStartTimeOfAProcessWithAnOddName(t *testing.T) {
 		assert.Equal(t, want, parseStartTime([]byte(stat)), stat)
 	}
 	assert.NotZero(t, startTime(int32(os.Getpid())))
+}
+
+func TestPeer(t *testing.T) {
+	s := startServer(t, newFakeResources(), ServerOptions{})
+	c := s.open(t, wire.Minor4)
+	defer c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.Len(t, s.conns, 1)
+	for conn := range s.conns {
+		self, err := os.Executable()
+		require.NoError(t, err)
+		want := Client{
+			PID: int32(os.Getpid()), UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Executable: self,
+			started: startTime(int32(os.Getpid())),
+		}
+		assert.Equal(t, want, conn.client)
+	}
 }
