@@ -58,6 +58,8 @@ var rules = []rule{
 	{path: "ccid/host/...", imports: []string{"usbtransport", "ccid", "ccid/quirks", "atr", "apdu", "t0", "t1"}},
 
 	{path: "ifdhandler/...", imports: []string{"ccid/host", "ccid", "ccid/quirks", "atr", "apdu", "usbtransport"}},
+	// A card driver in memory, for the tests of the manager and of what stands on it.
+	{path: "pcscd/pcscdtest", imports: []string{"pcscd", "pcscd/wire", "ifdhandler"}},
 	{path: "pcscd/...", imports: []string{"pcscd/wire", "ifdhandler", "atr", "apdu"}},
 
 	// The device side must share no state machine with the host side: a common mistake would hide.

@@ -18,7 +18,7 @@ var (
 
 // parityRow returns the cells of a table's row, nil for any other line, the head of a table among them.
 func parityRow(line string) []string {
-	if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| the reference driver |") {
+	if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasSuffix(line, "| shown by |") {
 		return nil
 	}
 	cells := strings.Split(strings.Trim(line, "|"), "|")
