@@ -82,15 +82,27 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func usage(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
+// loggedError is an error that the log has told of.
+type loggedError struct{ err error }
+
+func (e *loggedError) Error() string { return e.err.Error() }
+func (e *loggedError) Unwrap() error { return e.err }
+
+// report tells of an error, once, and returns the exit code.
 func (p *program) report(err error) int {
+	var u *usageError
+	code := exitFailure
+	if errors.As(err, &u) {
+		code = exitUsage
+	}
+	var logged *loggedError
+	if errors.As(err, &logged) {
+		return code
+	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(p.stderr, "goccidd: %s\n", strings.TrimRight(line, "\n"))
 	}
-	var u *usageError
-	if errors.As(err, &u) {
-		return exitUsage
-	}
-	return exitFailure
+	return code
 }
 
 const longHelp = `goccidd serves smart card readers to programs that use PC/SC: they take it for pcscd.

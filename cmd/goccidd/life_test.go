@@ -68,6 +68,7 @@ func TestASecondDaemonIsRefusedAndTheFirstServesOn(t *testing.T) {
 	first := h.start(t, "--virtual", oneCard)
 	second := launch(t, h.command("--foreground", "--socket", h.socket(), "--usb", "none"))
 	require.Equal(t, exitFailure, second.exit(t))
+	require.Equal(t, 1, strings.Count(second.stderr.String(), "\n"), "it is told once")
 	require.Contains(t, second.stderr.String(), fmt.Sprintf("another daemon (PID %d) serves %s already", first.cmd.Process.Pid, h.socket()))
 	require.Len(t, names(t, h.client(t)), 1)
 }
@@ -343,6 +344,30 @@ func TestClientInTheMiddleOfStoppingIsNotLeftHanging(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Empty(t, must(filepath.Glob(h.path("pcscd*"))))
+}
+
+func TestACardAtWorkDoesNotPutOffTheEnd(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--virtual", oneCard, "--virtual-control", h.path("bench"))
+	c := h.client(t)
+	connected, err := c.Connect(names(t, c)[0], wire.Shared, wire.ProtocolAny)
+	require.NoError(t, err)
+	h.bench(t, "fault delay=1h bulk-in always")
+	answered := make(chan error, 1)
+	go func() {
+		_, _, err := c.Transmit(connected.Card, wire.ProtocolT1, []byte{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x2F, 0x00}, 258)
+		answered <- err
+	}()
+	eventually(t, "the card is at work", func() bool {
+		_, stdout, _ := call(t, nil, "status", "--socket", h.socket())
+		return strings.Contains(stdout, ", at work")
+	})
+	asked := time.Now()
+	d.signal(t, syscall.SIGTERM)
+	d.exit(t)
+	require.Less(t, time.Since(asked), finishTime+closeTime+5*time.Second)
+	require.Error(t, <-answered)
+	require.True(t, gone(h.socket()))
 }
 
 func must(list []string, err error) []string {

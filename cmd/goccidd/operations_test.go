@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -109,7 +110,10 @@ B 01 00
 func TestMetricsAreServedWhereAskedFor(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "--virtual", oneCard, "--metrics", "unix:"+h.path("metrics"))
-	transport := &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", h.path("metrics")) }}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", h.path("metrics"))
+	}}
 	answer, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://goccidd/metrics")
 	require.NoError(t, err)
 	defer answer.Body.Close()

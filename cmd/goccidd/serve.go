@@ -21,7 +21,9 @@ import (
 const (
 	// settleTime is how long readers that are there at the start may take before clients are served without them.
 	settleTime = 5 * time.Second
-	// closeTime bounds the end: cards are powered down, readers given back.
+	// finishTime is how long cards may be at work after the end was asked for. Then their readers are closed.
+	finishTime = 3 * time.Second
+	// closeTime bounds the end after that: cards are powered down, readers given back.
 	closeTime = 5 * time.Second
 	// rescanTime bounds one look for readers.
 	rescanTime = 10 * time.Second
@@ -59,6 +61,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	defer func() {
 		if err != nil {
 			d.log.Errorf("%v", err)
+			err = &loggedError{err}
 		}
 	}()
 	signals := make(chan os.Signal, 8)
@@ -67,7 +70,9 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 
-	if err := d.claim(); err != nil {
+	if err := d.claim(); errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: start goccidd as root, or choose a --socket in a folder of yours", err)
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.release()) }()
@@ -95,13 +100,35 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting.tell(nil)
 	d.notify.ready()
 	d.log.Infof("serving %s", d.settings.Socket)
-	err = d.server.Serve(ctx, d.listener)
+	err = d.serveClients(ctx)
 	d.notify.stopping()
 	if errors.Is(err, pcscd.ErrIdle) {
 		d.log.Infof("no client for %v: exit", d.settings.AutoExit.Duration)
 		return nil
 	}
 	return err
+}
+
+// serveClients serves until the end, which no card that is at work puts off for long.
+func (d *daemon) serveClients(ctx context.Context) error {
+	served := make(chan struct{})
+	defer close(served)
+	d.background.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-served:
+			return
+		}
+		select {
+		case <-time.After(finishTime):
+			d.log.Warnf("a card is at work for more than %v: its reader is closed", finishTime)
+			if err := d.readers.hotplug.Close(); err != nil {
+				d.log.Debugf("closing readers: %v", err)
+			}
+		case <-served:
+		}
+	})
+	return d.server.Serve(ctx, d.listener)
 }
 
 // claim makes sure that we are the only one, and removes what a dead daemon left.
