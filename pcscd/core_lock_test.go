@@ -217,6 +217,55 @@ func TestWaitingBeginLearnsOfAReset(t *testing.T) {
 	})
 }
 
+// TestWaitingBeginLearnsOfAResetUnderALock that stays: there is no reason to wait any longer.
+func TestWaitingBeginLearnsOfAResetUnderALock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{})
+		a, b := w.client(), w.client()
+		ha, hb := a.open(wire.Shared), b.open(wire.Shared)
+		for range 2 {
+			require.Equal(t, wire.Success, a.Begin(t.Context(), ha))
+		}
+		go func() {
+			time.Sleep(20 * time.Millisecond)
+			a.End(context.Background(), ha, wire.ResetCard)
+		}()
+		start := time.Now()
+		require.Equal(t, wire.ErrResetCard, b.Begin(t.Context(), hb))
+		require.Equal(t, 20*time.Millisecond, time.Since(start))
+	})
+}
+
+// TestLockIsPassedOn whenever it comes free, not by End alone.
+func TestLockIsPassedOn(t *testing.T) {
+	for name, free := range map[string]func(*client, int32){
+		"end":        func(c *client, h int32) { c.End(context.Background(), h, wire.LeaveCard) },
+		"disconnect": func(c *client, h int32) { c.Disconnect(context.Background(), h, wire.LeaveCard) },
+		"death":      func(c *client, _ int32) { c.Close(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, card(), pcscd.Options{})
+				a, b := w.client(), w.client()
+				ha, hb := a.open(wire.Shared), b.open(wire.Shared)
+				require.Equal(t, wire.Success, a.Begin(t.Context(), ha))
+				got := make(chan wire.Code)
+				go func() { got <- b.Begin(context.Background(), hb) }()
+				synctest.Wait()
+				start := time.Now()
+				free(a, ha)
+				code := <-got
+				require.Zero(t, time.Since(start))
+				if name != "death" {
+					require.Equal(t, wire.Success, code)
+				} else {
+					require.Equal(t, wire.ErrResetCard, code)
+				}
+			})
+		})
+	}
+}
+
 func TestConnectWaitsForTheEndOfATransaction(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, card(), pcscd.Options{})

@@ -34,10 +34,10 @@ func TestUnusedCardLosesItsPower(t *testing.T) {
 				synctest.Wait()
 				require.True(t, w.driver.Powered(alphaLun), "in use")
 				require.Equal(t, wire.Success, c.Disconnect(t.Context(), h, wire.LeaveCard))
-				time.Sleep(tt.after - 1)
+				time.Sleep(tt.after - time.Nanosecond)
 				synctest.Wait()
 				require.True(t, w.driver.Powered(alphaLun), "in grace")
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				require.Equal(t, tt.never, w.driver.Powered(alphaLun))
 				require.Equal(t, wire.State(0x34), w.state(alpha).State, "clients don't see it")
@@ -58,6 +58,46 @@ func TestNewCardLosesItsPowerToo(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.False(t, w.driver.Powered(alphaLun))
+	})
+}
+
+// TestExchangedCardLosesItsPower though a handle is open, until that is renewed.
+func TestExchangedCardLosesItsPower(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{PowerOffGrace: time.Second})
+		c := w.client()
+		h := c.open(wire.Shared)
+		w.driver.Insert(alphaLun, nil)
+		w.untilState(alpha, wire.StateAbsent)
+		w.driver.Insert(alphaLun, card())
+		w.untilState(alpha, 0x34)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.False(t, w.driver.Powered(alphaLun))
+		_, code := c.Reconnect(t.Context(), h, wire.Shared, wire.ProtocolAny, wire.LeaveCard)
+		require.Equal(t, wire.Success, code)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.True(t, w.driver.Powered(alphaLun))
+	})
+}
+
+// TestCardThatIsPulledOutWhileItIsPoweredUp was there: clients are told by the counter.
+func TestCardThatIsPulledOutWhileItIsPoweredUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil, pcscd.Options{})
+		w.driver.Hook(func(_ context.Context, c pcscdtest.Call) error {
+			if c.Function == "PowerICC" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		w.driver.Insert(alphaLun, card())
+		time.Sleep(500 * time.Millisecond)
+		require.Zero(t, w.state(alpha).EventCounter)
+		w.driver.Insert(alphaLun, nil)
+		w.until(alpha, func(s wire.ReaderState) bool { return s.EventCounter == 2 })
+		require.Equal(t, wire.StateAbsent, w.state(alpha).State)
 	})
 }
 
