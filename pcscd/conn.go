@@ -285,9 +285,6 @@ func (c *conn) readPayload(length uint32) ([]byte, error) {
 		return nil, errTooLong
 	}
 	want := int(length)
-	if cap(c.in) > keptBuffer && want <= keptBuffer {
-		c.in = nil
-	}
 	b := c.in[:0]
 	for len(b) < want {
 		n := min(want-len(b), max(len(b), keptBuffer))
@@ -305,6 +302,9 @@ func (c *conn) readPayload(length uint32) ([]byte, error) {
 func (c *conn) write(b []byte) error {
 	if c.out = b; cap(b) > keptBuffer {
 		c.out = nil
+	}
+	if cap(c.in) > keptBuffer {
+		c.in = nil
 	}
 	_ = c.net.SetWriteDeadline(time.Now().Add(c.server.limits.Message))
 	_, err := c.net.Write(b)

@@ -20,4 +20,19 @@
 // The table that clients see is a value that is replaced, never changed: States returns it without a lock. A change is
 // published first and signalled then, by closing a channel that belongs to the generation before; so there is no
 // wake-up to lose and no list of those who wait.
+//
+// # The server
+//
+//	Server      the socket: who may come, how many, how long; the automatic exit
+//	conn        one client's connection: its messages in the version that it speaks (unexported)
+//	watch       a connection's wait for changes, without I/O (unexported)
+//	Authorizer  who may do what: Polkit, UserPolicy, Everybody
+//
+// Each connection has one goroutine, which reads requests, calls the Session and writes replies; one more of the Server
+// tells waiting clients of a new table. Only the connection's goroutine reads from its socket. It also writes, while a
+// request is being answered; between two requests, whoever has a message for a waiting client writes it, holding conn.mu
+// and without blocking. A call that takes long has a second goroutine, which looks whether the client is still there
+// (hangup.go). Server.mu is taken before conn.mu; neither is held during a call of a Session or an Authorizer.
+//
+// All ends with Serve, which returns when all sessions are closed.
 package pcscd

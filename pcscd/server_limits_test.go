@@ -154,6 +154,24 @@ func TestAMessageMustBeCompletedInTime(t *testing.T) {
 	}
 }
 
+func TestLargeBuffersAreNotKept(t *testing.T) {
+	s := startServer(t, newFakeResources("A 00 00"), ServerOptions{})
+	c := s.open(t, wire.Minor4)
+	m, err := c.Connect("A 00 00", wire.Shared, wire.ProtocolAny)
+	require.NoError(t, err)
+	_, _, err = c.Transmit(m.Card, wire.ProtocolT1, make([]byte, 30000), 60000)
+	require.NoError(t, err)
+	var served *conn
+	s.mu.Lock()
+	for served = range s.conns {
+	}
+	s.mu.Unlock()
+	require.NotNil(t, served)
+	c.Close()
+	s.connected(t, 0) // its goroutine has ended
+	assert.LessOrEqual(t, cap(served.in)+cap(served.out), 2*keptBuffer)
+}
+
 func TestAMessageMayComeInPieces(t *testing.T) {
 	s := startServer(t, newFakeResources("A 00 00"), ServerOptions{})
 	c := s.open(t, wire.Minor4)
@@ -441,4 +459,18 @@ func TestAutoExitLosesNoClient(t *testing.T) {
 	}
 	cancel()
 	assert.NotZero(t, <-ended)
+}
+
+// BenchmarkTransmitOverTheSocket is the server's share of an exchange: a card that answers at once.
+func BenchmarkTransmitOverTheSocket(b *testing.B) {
+	s := startServer(b, newFakeResources("A 00 00"), ServerOptions{})
+	c := s.open(b, wire.Minor6)
+	m, err := c.Connect("A 00 00", wire.Shared, wire.ProtocolAny)
+	require.NoError(b, err)
+	command := []byte{0, 0xB0, 0, 0, 4}
+	for b.Loop() {
+		if _, _, err := c.Transmit(m.Card, wire.ProtocolT1, command, 258); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
