@@ -191,10 +191,12 @@ func checkLength(b []byte) error {
 }
 
 // Check compares a response with the command that it should answer: type, slot and sequence number (§6.2). It returns
-// nil or a *MismatchError.
+// nil or a *MismatchError. A RDR_to_PC_SlotStatus that says that the command has failed answers every command: so readers refuse
+// what they don't know (QEMU's an Escape).
 func (r Response) Check(c Command) error {
 	want, _ := c.Type.ResponseType()
-	if r.Type == want && r.Slot == c.Slot && r.Seq == c.Seq {
+	refusal := r.Type == TypeSlotStatus && r.Status.Command() == CommandFailed
+	if (r.Type == want || refusal) && r.Slot == c.Slot && r.Seq == c.Seq {
 		return nil
 	}
 	return &MismatchError{Command: c.Type, Want: want, Slot: c.Slot, Seq: c.Seq, GotType: r.Type, GotSlot: r.Slot, GotSeq: r.Seq}

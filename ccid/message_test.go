@@ -148,6 +148,10 @@ func TestCheckTellsForeignAnswers(t *testing.T) {
 		require.Equal(t, TypeDataBlock, mismatch.Want)
 		require.Contains(t, err.Error(), "expected RDR_to_PC_DataBlock slot 1 seq 5, got ")
 	}
+	refusal := Response{Type: TypeSlotStatus, Slot: 1, Seq: 5, Status: NewStatus(ICCActive, CommandFailed)}
+	require.NoError(t, refusal.Check(c), "a refusal may come as RDR_to_PC_SlotStatus")
+	refusal.Seq = 4
+	require.Error(t, refusal.Check(c), "a refusal of another command")
 }
 
 func TestParameters(t *testing.T) {
