@@ -261,6 +261,30 @@ func TestFaultIsToldOnce(t *testing.T) {
 	})
 }
 
+// TestFaultThatACallFindsEnds by itself, without an event of the driver; what has become of the card meanwhile nobody
+// knows, so its clients are told that it was reset.
+func TestFaultThatACallFindsEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{PowerOffGrace: time.Millisecond})
+		c := w.client()
+		h := c.open(wire.Direct)
+		time.Sleep(time.Second)
+		w.driver.Hook(func(_ context.Context, c pcscdtest.Call) error {
+			if c.Function == "ICCPresence" || c.Function == "PowerICC" {
+				return &ifdhandler.Error{Function: c.Function, Code: ifdhandler.CommunicationError}
+			}
+			return nil
+		})
+		_, _, code := c.Connect(t.Context(), c.hContext, alpha, wire.Shared, wire.ProtocolAny)
+		require.Equal(t, wire.ErrUnpoweredCard, code)
+		w.untilState(alpha, wire.StateUnknown)
+		require.Equal(t, wire.ErrReaderUnavailable, c.Begin(t.Context(), h))
+		w.driver.Hook(nil)
+		w.untilState(alpha, 0x34)
+		require.Equal(t, wire.ErrResetCard, c.Status(h))
+	})
+}
+
 // TestOneFailedQuestionIsNoFault: a reader may fail once while it is being unplugged.
 func TestOneFailedQuestionIsNoFault(t *testing.T) {
 	bubble(t, func(t *testing.T) {

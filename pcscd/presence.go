@@ -96,6 +96,11 @@ func (r *reader) onWake(interrupt context.CancelFunc) bool {
 func (r *reader) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.wakeLocked()
+}
+
+// wakeLocked is wake for those who hold r.mu.
+func (r *reader) wakeLocked() {
 	r.woken = true
 	if r.interrupt != nil {
 		r.interrupt()
@@ -231,6 +236,7 @@ func (r *reader) fault(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failures++
+	r.wakeLocked() // whoever has found out, the reader's goroutine must find out when it is over
 	if r.removed || r.failures < faultAfter || r.public.State&wire.StateUnknown != 0 {
 		return
 	}
