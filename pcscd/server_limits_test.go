@@ -120,7 +120,7 @@ func TestWithoutAContextAHandleEndsTheConnectionAtOnce(t *testing.T) {
 }
 
 func TestSilence(t *testing.T) {
-	s := startServer(t, newFakeResources("A 00 00"), ServerOptions{Limits: Limits{Silence: 30 * time.Millisecond}})
+	s := startServer(t, newFakeResources("A 00 00"), ServerOptions{Limits: Limits{Silence: 500 * time.Millisecond}})
 	withContext := s.open(t, wire.Minor4)
 	silent := s.dial(t)
 	closed(t, silent)
@@ -132,7 +132,7 @@ func TestSilence(t *testing.T) {
 }
 
 func TestAMessageMustBeCompletedInTime(t *testing.T) {
-	limits := Limits{Message: 30 * time.Millisecond, Silence: time.Hour}
+	limits := Limits{Message: 500 * time.Millisecond, Silence: time.Hour}
 	for name, part := range map[string]func(card int32) []byte{
 		"header": func(int32) []byte { return wire.Header{Size: 8, Command: wire.CmdStatus}.Append(nil)[:7] },
 		"body":   func(int32) []byte { return wire.Header{Size: 8, Command: wire.CmdStatus}.Append(nil) },
@@ -192,7 +192,7 @@ func TestAMessageMayComeInPieces(t *testing.T) {
 
 func TestAClientThatTakesNoRepliesIsDropped(t *testing.T) {
 	r := newFakeResources("A 00 00")
-	s := startServer(t, r, ServerOptions{Limits: Limits{Message: 50 * time.Millisecond}})
+	s := startServer(t, r, ServerOptions{Limits: Limits{Message: 500 * time.Millisecond}})
 	c := s.open(t, wire.Minor4)
 	// Written by a goroutine, since the server stops to read when it cannot write.
 	go func() {
