@@ -18,6 +18,8 @@ const (
 	// maxFaultsShared bounds the faults in a row that are repaired while several slots wait. One slot alone learns of
 	// the first.
 	maxFaultsShared = 2
+	// maxCalls bounds the calls at once, so that one of the 256 numbers is free for one more, see numberFor.
+	maxCalls = 254
 )
 
 // dispatcher sends the commands of all slots, and gives each answer to whoever waits for it. As long as anybody waits, one
@@ -37,6 +39,10 @@ type dispatcher struct {
 	// seq is the next bSeq. There is one counter for the reader, not one for each slot: there are readers that take no
 	// two commands in a row with the same number, even for different slots.
 	seq uint8
+	// sent is the bSeq of the message that was sent last, previous of each slot's last command. Those are not free, though
+	// nobody waits any more: a command may be sent long after it got its number, and an answer be repeated.
+	sent     uint8
+	previous map[uint8]uint8
 	// calls are those that wait for an answer, by bSeq.
 	calls   map[uint8]*call
 	reading *reading
@@ -66,24 +72,33 @@ type reading struct {
 }
 
 func newDispatcher(c carrier) *dispatcher {
-	return &dispatcher{carrier: c, sending: make(chan struct{}, 1), calls: map[uint8]*call{}}
+	// The first number is 0: it is as if 255 had been sent.
+	return &dispatcher{carrier: c, sending: make(chan struct{}, 1), sent: 0xFF, calls: map[uint8]*call{}, previous: map[uint8]uint8{}}
 }
 
-// register gives a command a bSeq that no other command under way has. The caller leaves the call when it is over. There
-// are no more calls than slots, and a slot has one at a time: a number is always free.
+// register gives a command its bSeq. The caller leaves the call when it is over. There are at most maxCalls at once.
 func (d *dispatcher) register(q request) *call {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.calls[d.seq] != nil {
-		d.seq++
-	}
 	c := q.command
-	c.Seq = d.seq
-	d.seq++
+	c.Seq = d.numberFor(c.Slot)
 	// Room for a time extension and an answer that come before the command is known to be sent.
 	registered := &call{command: c, secret: q.secret, answers: make(chan answer, 4), left: make(chan struct{})}
 	d.calls[c.Seq] = registered
 	return registered
+}
+
+// numberFor returns the next bSeq that no command under way has, nor the message sent last, nor the slot's command before: a
+// late answer to that would pass for one to the new command. mu is held.
+func (d *dispatcher) numberFor(slot uint8) uint8 {
+	previous, hasPrevious := d.previous[slot]
+	for d.calls[d.seq] != nil || d.seq == d.sent || hasPrevious && d.seq == previous {
+		d.seq++
+	}
+	n := d.seq
+	d.previous[slot] = n
+	d.seq++
+	return n
 }
 
 // leave forgets a call. When nobody is left who waits, it returns only when nobody reads any more.
@@ -109,7 +124,7 @@ func (d *dispatcher) leave(c *call) {
 
 // send hands a call's command to the reader and sees to it that somebody reads.
 func (d *dispatcher) send(ctx context.Context, c *call) error {
-	if err := d.exclusively(ctx, func() error { return d.carrier.send(ctx, c.command) }); err != nil {
+	if err := d.exclusively(ctx, func() error { return d.sendNext(ctx, c.command) }); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -120,6 +135,14 @@ func (d *dispatcher) send(ctx context.Context, c *call) error {
 	}
 	d.startReading()
 	return nil
+}
+
+// sendNext sends one message. Nobody else does.
+func (d *dispatcher) sendNext(ctx context.Context, c ccid.Command) error {
+	d.mu.Lock()
+	d.sent = c.Seq
+	d.mu.Unlock()
+	return d.carrier.send(ctx, c)
 }
 
 // startReading makes a goroutine that reads when the one before, if any, no longer does. mu is held.

@@ -200,7 +200,7 @@ func busySlots(class *ccid.ClassDescriptor, needs quirks.USB) int {
 	if needs.SwallowZLP > 0 {
 		return 1
 	}
-	return max(1, min(int(class.BMaxCCIDBusySlots), class.Slots()))
+	return max(1, min(int(class.BMaxCCIDBusySlots), class.Slots(), maxCalls))
 }
 
 // baseName returns the reader's name without that of its interface. friendly is the model's name by a quirk, "" for none.
