@@ -141,10 +141,13 @@ func (p *program) rootCommand() *cobra.Command {
 }
 
 func noArguments(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usage("%q is no option and no command; goccidd --help lists them", args[0])
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	if new(duration).Set(args[0]) == nil {
+		return usage("%q stands alone; a time for --auto-exit needs the sign: --auto-exit=%s", args[0], args[0])
+	}
+	return usage("%q is no option and no command; goccidd --help lists them", args[0])
 }
 
 // flagError adds what there is to an error about what there is not.

@@ -127,6 +127,11 @@ func TestReloadTakesTheNewSettings(t *testing.T) {
 	require.Contains(t, h.told(t), "RELOADING=1\nMONOTONIC_USEC=")
 	require.Equal(t, "READY=1", h.told(t))
 	d.stderr.waitFor(t, "settings reloaded")
+	require.NotContains(t, d.stderr.String(), "at the next start only")
+
+	h.file(t, "goccidd.toml", "auto-exit = \"1h\"\n")
+	d.signal(t, syscall.SIGHUP)
+	d.stderr.waitFor(t, "at the next start only")
 }
 
 func TestReloadOfABadFileKeepsTheOldSettings(t *testing.T) {
@@ -170,12 +175,12 @@ func TestAutoExitAlsoWhenNobodyEverCame(t *testing.T) {
 
 func TestAutoExitAfterTheLastClient(t *testing.T) {
 	h := newHome(t)
-	const idle = time.Second
+	const idle = 2 * time.Second
 	d := h.start(t, "--auto-exit="+idle.String(), "--virtual", oneCard, "--virtual-control", h.path("bench"))
 	c := h.client(t)
 	h.bench(t, "unplug")
 	eventually(t, "the reader is gone", func() bool { return len(names(t, c)) == 0 })
-	time.Sleep(idle + idle/2) // twice as long as it would take to exit wrongly
+	time.Sleep(idle + idle/2) // long enough to exit wrongly
 	select {
 	case <-d.ended:
 		require.FailNow(t, "it ended under a client")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,7 @@ const (
 type daemon struct {
 	program  *program
 	settings settings
+	loaded   settings // as they were read; systemd's socket changes settings
 	log      *logging
 	started  time.Time
 
@@ -57,7 +59,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting := p.waitingParent()
 	defer func() { waiting.tell(err) }()
 	log := p.newLogging(s.Log)
-	d := &daemon{program: p, settings: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
+	d := &daemon{program: p, settings: s, loaded: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
 	defer func() {
 		if err != nil {
 			d.log.Errorf("%v", err)
@@ -298,5 +300,8 @@ func (d *daemon) prepare() (apply func(), err error) {
 		d.readers.hotplug.SetQuirks(table)
 		d.access.replace(rules)
 		d.log.configure(s.Log)
+		if s.Log, s.Access = d.loaded.Log, d.loaded.Access; !reflect.DeepEqual(s, d.loaded) {
+			d.log.Warn("some of what has changed takes effect at the next start only")
+		}
 	}, nil
 }
