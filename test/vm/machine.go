@@ -254,7 +254,11 @@ func (l *lab) act(monitor *qmp, request hotplug.Request) error {
 	case hotplug.Unplug:
 		return monitor.deviceDel("reader")
 	case hotplug.Plug:
-		if err := monitor.deviceAdd(readerDevice(request.Port)); err != nil {
+		reader := readerDevice(request.Port)
+		if request.T1 {
+			reader = append(reader, property{"t1_support", "on"})
+		}
+		if err := monitor.deviceAdd(reader); err != nil {
 			return err
 		}
 		return monitor.deviceAdd(l.cardDevice())

@@ -24,7 +24,7 @@ func (l *lab) record(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	script := recordScript + "\nexport GOCCID_VM_TRACES=/run/vm/traces\n" + tests
+	script := recordScript + "\nexec 3>&-\nexport GOCCID_VM_TRACES=/run/vm/traces\n" + tests
 	if status, err := l.boot(ctx, script, os.Stdout); err != nil || status != 0 {
 		return status, err
 	}

@@ -27,9 +27,10 @@ const (
 
 // suite is one package's tests.
 type suite struct {
-	pkg    string // as the go command takes it: ./usbtransport/usbfs
-	tags   string // build tags; cgo is off without
-	probes bool   // needs ccid-probe
+	pkg  string // as the go command takes it: ./usbtransport/usbfs
+	tags string // build tags; cgo is off without
+	// programs are those of cmd that the tests run, built without cgo and with libusb.
+	programs []string
 	// outside says that the tests run on this machine, while their guest exports its reader over USB/IP.
 	outside bool
 	// guest tells which suites run in the same guest, one after the other. Guests run at the same time: those tests
@@ -43,11 +44,11 @@ func suites() []suite {
 	return []suite{
 		{pkg: "./usbtransport/usbfs", guest: 1, timeout: suiteTimeout},
 		{pkg: "./usbtransport/libusb", tags: "libusb", guest: 1, timeout: suiteTimeout},
-		{pkg: "./test/vm/guest", probes: true, guest: 1, timeout: suiteTimeout},
-		{pkg: "./test/vm/cross", guest: 1, timeout: longTimeout},
+		{pkg: "./test/vm/guest", programs: []string{"ccid-probe"}, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/outside", outside: true, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, timeout: longTimeout},
-		{pkg: "./test/vm/stock", guest: 3, timeout: longTimeout},
+		{pkg: "./test/vm/cross", guest: 4, timeout: longTimeout},
+		{pkg: "./test/vm/stock", programs: []string{"goccidd"}, guest: 3, timeout: longTimeout},
 	}
 }
 
@@ -76,15 +77,16 @@ func (l *lab) build(ctx context.Context, selected []suite, opts options) (script
 	bin := filepath.Join(l.share, "bin")
 	lines := []string{
 		"cp -r /run/vm/bin /run/bin", // programs start ten times slower from the share, which isn't cached
-		"export GOCCID_PROBE=/run/bin/ccid-probe GOCCID_PROBE_LIBUSB=/run/bin/ccid-probe-libusb",
 	}
-	if slices.ContainsFunc(selected, func(s suite) bool { return s.probes }) {
-		if err := l.goTool(ctx, "", "build", "-o", filepath.Join(bin, "ccid-probe"), "./cmd/ccid-probe"); err != nil {
+	for _, program := range programs(selected) {
+		if err := l.goTool(ctx, "", "build", "-o", filepath.Join(bin, program), "./cmd/"+program); err != nil {
 			return "", err
 		}
-		if err := l.goTool(ctx, "libusb", "build", "-o", filepath.Join(bin, "ccid-probe-libusb"), "./cmd/ccid-probe"); err != nil {
+		if err := l.goTool(ctx, "libusb", "build", "-o", filepath.Join(bin, program+"-libusb"), "./cmd/"+program); err != nil {
 			return "", err
 		}
+		variable := "GOCCID_VM_" + strings.ToUpper(strings.ReplaceAll(program, "-", "_"))
+		lines = append(lines, fmt.Sprintf("export %s=/run/bin/%s %[1]s_LIBUSB=/run/bin/%[2]s-libusb", variable, program))
 	}
 	for _, s := range selected {
 		args := []string{"test", "-c", "-o", filepath.Join(bin, s.name()+".test")}
@@ -101,6 +103,16 @@ func (l *lab) build(ctx context.Context, selected []suite, opts options) (script
 		}
 	}
 	return strings.Join(lines, "\n"), nil
+}
+
+// programs are those that some of the suites run.
+func programs(selected []suite) []string {
+	var all []string
+	for _, s := range selected {
+		all = append(all, s.programs...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // suiteScript is the part of the guest's script that runs one suite. It leaves what the tests print, and their exit

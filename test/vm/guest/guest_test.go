@@ -36,8 +36,8 @@ type probe struct {
 // onBothBackends runs a test once with each backend. The build without cgo has only the one.
 func onBothBackends(t *testing.T, test func(*testing.T, probe)) {
 	builds := []struct{ variable, backend string }{
-		{"GOCCID_PROBE", "usbfs"},
-		{"GOCCID_PROBE_LIBUSB", "libusb"},
+		{"GOCCID_VM_CCID_PROBE", "usbfs"},
+		{"GOCCID_VM_CCID_PROBE_LIBUSB", "libusb"},
 	}
 	vmtest.Require(t)
 	for _, build := range builds {

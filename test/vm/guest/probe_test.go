@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/goccid/goccid/test/vm/hotplug"
 	"github.com/goccid/goccid/test/vm/vmtest"
 )
 
@@ -109,6 +110,33 @@ func TestVMATR(t *testing.T) {
 		assert.Equal(t, compact(vmtest.ATR), answer.ATR)
 		assert.True(t, answer.Valid)
 		assert.Equal(t, []int{0}, answer.Protocols)
+	})
+}
+
+// TestVMReaderWithT1 does the same with QEMU's reader that announces T=1 as well. The emulated card speaks T=0.
+func TestVMReaderWithT1(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, p probe) {
+		vmtest.Unplug(t)
+		err := vmtest.Ask(hotplug.Request{Action: hotplug.Plug, Port: 1, T1: true})
+		if err != nil && strings.Contains(err.Error(), "t1_support' not found") {
+			t.Skipf("QEMU's usb-ccid has the option t1_support in later versions only: %v", err)
+		}
+		require.NoError(t, err)
+		defer vmtest.Unplug(t)
+		require.Eventually(t, func() bool {
+			var readers []listed
+			p.succeed(t, &readers, "list")
+			return len(readers) == 1
+		}, programDeadline, 100*time.Millisecond)
+		var described struct {
+			Class map[string]json.Number `json:"class"`
+		}
+		p.succeed(t, &described, "describe")
+		assert.Equal(t, json.Number("3"), described.Class["dwProtocols"])
+		assert.Equal(t, []listedSlot{{Present: true, ATR: compact(vmtest.ATR)}}, p.list(t).Slots)
+		got := p.apdu(t, selectCACWithLe, readCertificate)
+		assert.Equal(t, fciOfCAC, got[0].Response)
+		assert.Len(t, got[1].Response, 2*200)
 	})
 }
 

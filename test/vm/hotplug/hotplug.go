@@ -31,6 +31,8 @@ type Request struct {
 	Action Action `json:"action"`
 	// Port is the root hub's port (1..4) for Plug.
 	Port int `json:"port,omitempty"`
+	// T1 has Plug give the reader support of T=1, which not every QEMU can.
+	T1 bool `json:"t1,omitempty"`
 }
 
 // Answer says how a request went; Error is empty when it was carried out.

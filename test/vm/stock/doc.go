@@ -1,2 +1,3 @@
-// Package stock holds the test that takes the VM's reader away from the stock driver, pcscd with libccid, for comparison.
+// Package stock holds the tests that take the VM's reader away from a daemon under a client of libpcsclite: from the stock one with
+// libccid, for comparison, and from goccidd.
 package stock

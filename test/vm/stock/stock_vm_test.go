@@ -48,7 +48,10 @@ func TestVMStockRemovals(t *testing.T) {
 	vmtest.Require(t)
 	vmtest.StartUdevd(t)
 	random := rand.New(rand.NewPCG(vmtest.Seed(t), 0))
-	s := &stack{kernel: vmtest.OpenKernelLog(t), log: filepath.Join(t.TempDir(), "pcscd.log")}
+	s := &stack{
+		kernel: vmtest.OpenKernelLog(t), log: filepath.Join(t.TempDir(), "pcscd.log"),
+		daemon: []string{"pcscd", "--config", os.DevNull, "--foreground"}, socket: "/run/pcscd/pcscd.comm",
+	}
 	s.Stack, s.Lines = figures.Reference, map[string]int{}
 	defer func() { assert.NoError(t, s.Save(figures.Folder)) }()
 	vmtest.Unplug(t)
@@ -77,11 +80,13 @@ func TestVMStockRemovals(t *testing.T) {
 	require.NotEmpty(t, s.Gone)
 }
 
-// stack is the stock driver with its client.
+// stack is a daemon with its client.
 type stack struct {
 	figures.Figures
 	kernel *vmtest.KernelLog
-	log    string // pcscd's
+	daemon []string // program and arguments
+	socket string   // the daemon's
+	log    string   // the daemon's
 	events chan event
 	end    func()
 	codes  map[string]int
@@ -96,9 +101,10 @@ type event struct {
 // start starts daemon and client.
 func (s *stack) start(t *testing.T) {
 	t.Helper()
-	endDaemon := vmtest.StartProcess(t, s.log, "pcscd", "--config", os.DevNull, "--foreground")
-	awaitSocket(t)
+	endDaemon := vmtest.StartProcess(t, s.log, s.daemon[0], s.daemon[1:]...)
+	awaitSocket(t, s.socket)
 	client := exec.Command("/usr/bin/python3", "-c", clientProgram)
+	client.Env = append(os.Environ(), socketVariable+"="+s.socket)
 	client.Stderr = os.Stderr
 	output, err := client.StdoutPipe()
 	require.NoError(t, err)
@@ -132,10 +138,13 @@ func (s *stack) start(t *testing.T) {
 	t.Cleanup(s.end)
 }
 
-func awaitSocket(t *testing.T) {
+// socketVariable tells libpcsclite where its daemon is.
+const socketVariable = "PCSCLITE_CSOCK_NAME"
+
+func awaitSocket(t *testing.T, socket string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		_, err := os.Stat("/run/pcscd/pcscd.comm")
+		_, err := os.Stat(socket)
 		return err == nil
 	}, watchdog, 10*time.Millisecond)
 }
