@@ -68,7 +68,9 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
 
-	r.settleBefore(q.command.Slot)
+	if err := r.settleBefore(q.command); err != nil {
+		return ccid.Response{}, err
+	}
 	resp, err := r.attempt(ctx, q, r.dispatcher.register(q))
 	if err == nil {
 		return resp, nil
@@ -76,14 +78,21 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	return ccid.Response{}, r.settle(ctx, q, err)
 }
 
-// settleBefore brings back what may still be at a command that was given up: the slot that is to be used, and any slot of
-// a reader that works for one at a time.
-func (r *Reader) settleBefore(slot uint8) {
+// settleBefore brings back what may still be at a command that was given up: the slot that c is for, and any slot of a reader
+// that works for one at a time. A command that is for a card is not sent to one that lost its power by that: the error is
+// ErrNotPowered.
+func (r *Reader) settleBefore(c ccid.Command) error {
+	powered := r.slots[c.Slot].State().Powered
 	for i, s := range r.slots {
-		if (i == int(slot) || cap(r.bus) == 1) && s.unsettled {
+		if (i == int(c.Slot) || cap(r.bus) == 1) && s.unsettled {
 			s.unsettled = !r.recover(StepAbort, StepReset, uint8(i)).Recovered
 		}
 	}
+	forCard := c.Type == ccid.TypeXfrBlock || c.Type == ccid.TypeSecure
+	if powered && forCard && !r.slots[c.Slot].State().Powered {
+		return ErrNotPowered
+	}
+	return nil
 }
 
 // attempt sends a command and waits for the answer. It repairs nothing.
