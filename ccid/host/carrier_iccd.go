@@ -19,20 +19,24 @@ func (f Function) Token() bool {
 // asToken makes a token's class descriptor say what its carrier makes of it. A token is one slot with one card, sets it up by
 // itself, has no keys, and takes a short APDU whole, whatever its descriptor says (ICCD 1.0 §5).
 func asToken(class *ccid.ClassDescriptor, version uint8) {
+	extended := class.DwFeatures.ExchangeLevel() == ccid.LevelExtendedAPDU
 	class.BMaxSlotIndex, class.BMaxCCIDBusySlots, class.BPINSupport = 0, 1, 0
 	class.BNumClockSupported, class.BNumDataRatesSupported = 0, 0
 	class.DwFeatures &^= ccid.FeatureLevelTPDU | ccid.FeatureLevelShortAPDU | ccid.FeatureLevelExtendedAPDU
 	class.DwFeatures |= ccid.FeatureAutoParameters | ccid.FeatureAutoVoltage | ccid.FeatureICCD
 	class.DwMaxCCIDMessageLength = min(max(class.DwMaxCCIDMessageLength, usualMessage), ccid.HeaderLength+ccid.ICCDMaxData)
-	if version == ccid.ProtocolICCDA {
+	// Which protocol the card speaks is nobody's business where APDUs go.
+	class.DwProtocols = 1<<0 | 1<<1
+	switch {
+	case version == ccid.ProtocolICCDA:
 		// It takes TPDUs of T=0, without the procedure bytes.
 		class.DwFeatures |= ccid.FeatureLevelTPDU
 		class.DwProtocols = 1 << 0
-		return
+	case extended:
+		class.DwFeatures |= ccid.FeatureLevelExtendedAPDU
+	default:
+		class.DwFeatures |= ccid.FeatureLevelShortAPDU
 	}
-	// Those for short APDUs answer in chains too. Which protocol the card speaks is nobody's business where APDUs go.
-	class.DwFeatures |= ccid.FeatureLevelExtendedAPDU
-	class.DwProtocols = 1<<0 | 1<<1
 }
 
 // newCarrier returns the way in which the function's messages travel.

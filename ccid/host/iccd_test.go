@@ -173,13 +173,60 @@ func TestTokenDescriptorThatLiesChangesNothing(t *testing.T) {
 	}
 }
 
-func TestTokenForShortAPDUsRefusesExtendedOnes(t *testing.T) {
-	r := newRig(t, virtual.Config{Model: tokenB, Cards: []card.Card{newCard(1)}}, host.Options{})
-	r.connect(t)
-	_, err := r.slot.Transmit(t.Context(), echo(t, 1000, 1000, true))
-	var failed *ccid.CommandError
-	require.ErrorAs(t, err, &failed)
-	r.transmitOK(t, echo(t, 20, 20, false), pattern(20))
+// TestExtendedAPDUsThroughATokenForShortOnes go in the way that the card says it knows, or not at all.
+func TestExtendedAPDUsThroughATokenForShortOnes(t *testing.T) {
+	const chaining, extendedLength = 0x80, 0x40
+	for name, test := range map[string]struct {
+		protocol  uint8
+		functions byte
+		refused   bool
+	}{
+		"T=1 card with chaining":        {1, chaining, false},
+		"T=0 card with chaining":        {0, chaining, false},
+		"T=0 card with extended length": {0, extendedLength, false},
+		"T=1 card with extended length": {1, extendedLength, true},
+		"T=1 card with neither":         {1, 0, true},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			c := card.New(card.NewISO(), card.Options{ATR: atrWith(test.protocol, test.functions)})
+			r := newRig(t, virtual.Config{Model: tokenB, Cards: []card.Card{c}}, host.Options{})
+			r.connect(t)
+			for _, n := range []int{1, 255, 256, 300, 1000, 65535} {
+				if test.refused && n > 255 {
+					_, err := r.slot.Transmit(t.Context(), echo(t, n, n, true))
+					require.ErrorIs(t, err, host.ErrExtendedAPDU)
+					continue
+				}
+				r.transmitOK(t, echo(t, n, n, true), pattern(n))
+				r.transmitOK(t, produce(t, n, true), pattern(n))
+			}
+			r.transmitOK(t, echo(t, 20, 20, false), pattern(20))
+			r.requireNoViolations(t)
+		})
+	}
+}
+
+// TestTokenForShortAPDUsAnswersInParts has a response that does not fit one of the token's blocks.
+func TestTokenForShortAPDUsAnswersInParts(t *testing.T) {
+	bubble(t, tokenB, func(t *testing.T) {
+		parts := []ccid.Response{
+			{Specific: uint8(ccid.ICCDBegins), Data: []byte{1, 2}},
+			{Specific: uint8(ccid.ICCDContinues), Data: []byte{3, 4}},
+			{Specific: uint8(ccid.ICCDEnds), Data: []byte{0x90, 0x00}},
+		}
+		answer := func(c ccid.Command) (ccid.Response, bool) {
+			if c.Type != ccid.TypeXfrBlock || len(parts) == 0 {
+				return ccid.Response{}, false
+			}
+			part := parts[0]
+			parts = parts[1:]
+			return part, true
+		}
+		r := newRig(t, virtual.Config{Model: tokenB, Cards: []card.Card{newCard(1)}, Answer: answer}, host.Options{})
+		r.connect(t)
+		r.transmitOK(t, produce(t, 4, false), []byte{1, 2, 3, 4})
+		r.requireNoViolations(t)
+	})
 }
 
 // TestTokenAtWorkLengthensTheDeadline lets a card work for longer than any single wait.
@@ -218,11 +265,42 @@ func TestTokenThatIsAtWorkForEverIsGivenUp(t *testing.T) {
 			require.Less(t, time.Since(begun), 6*time.Minute)
 			endless = false
 			_, err = r.slot.Transmit(t.Context(), []byte{0, 0x84, 0, 0, 8})
-			require.Error(t, err)
-			require.False(t, r.slot.State().Powered, "the recovery took the power")
+			require.ErrorIs(t, err, host.ErrNotPowered, "the recovery took the power")
+			require.False(t, r.slot.State().Powered)
 			r.connect(t)
 			r.transmitOK(t, produce(t, 20, false), pattern(20))
 			r.requireNoViolations(t)
+		})
+	}
+}
+
+// TestPowerThatARecoveryTookIsMissedAtOnce gives a command up to which neither the card nor an abort has an end: the recovery,
+// which is left to the next command, takes the card's power, and that command says so.
+func TestPowerThatARecoveryTookIsMissedAtOnce(t *testing.T) {
+	endless := func([]byte) card.Behaviour { return card.Behaviour{Delay: 10 * time.Hour} }
+	refuseAborts := func(c ccid.Command) (ccid.Response, bool) {
+		return ccid.Response{
+			Type: ccid.TypeSlotStatus, Slot: c.Slot, Seq: c.Seq, Status: ccid.NewStatus(ccid.ICCActive, ccid.CommandFailed), Error: ccid.ErrorSlotBusy,
+		}, c.Type == ccid.TypeAbort
+	}
+	configs := map[string]virtual.Config{}
+	for name, v := range iccdVersions {
+		configs[name] = v.config(endless)
+	}
+	for _, level := range levels {
+		configs[level.String()] = virtual.Config{
+			Level: &level, Answer: refuseAborts, Cards: []card.Card{card.New(card.NewISO(), card.Options{Protocol: 1, Behave: endless})},
+		}
+	}
+	for name, config := range configs {
+		bubble(t, name, func(t *testing.T) {
+			r := newRig(t, config, host.Options{})
+			r.connect(t)
+			_, err := r.slot.Transmit(timeout(t, 100*time.Millisecond), []byte{0, 0x84, 0, 0, 8})
+			require.ErrorIs(t, err, usbtransport.ErrTimedOut)
+			_, err = r.slot.Transmit(t.Context(), []byte{0, 0x84, 0, 0, 8})
+			require.ErrorIs(t, err, host.ErrNotPowered)
+			require.False(t, r.slot.State().Powered)
 		})
 	}
 }

@@ -407,7 +407,7 @@ func (s *Slot) waitingTimes() waitingTimes {
 func (s *Slot) startT1(ctx context.Context) error {
 	switch s.level() {
 	case ccid.LevelShortAPDU:
-		s.transmitter = shortAPDU{s}
+		s.transmitter = s.newShortAPDU()
 		return nil
 	case ccid.LevelExtendedAPDU:
 		s.transmitter = extendedAPDU{s}

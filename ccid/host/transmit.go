@@ -20,7 +20,7 @@ type transmitter interface {
 func (s *Slot) newTransmitterT0(mapping Mapping) (transmitter, error) {
 	switch s.level() {
 	case ccid.LevelShortAPDU:
-		return shortAPDU{s}, nil
+		return s.newShortAPDU(), nil
 	case ccid.LevelExtendedAPDU:
 		return extendedAPDU{s}, nil
 	}
@@ -37,7 +37,22 @@ func (s *Slot) newTransmitterT0(mapping Mapping) (transmitter, error) {
 
 // shortAPDU is for readers that take one short APDU in one block and do the rest (CCID 1.1 §3.2.2). Extended ones go in
 // parts, where the card can do that (transmit_parts.go).
-type shortAPDU struct{ slot *Slot }
+type shortAPDU struct {
+	slot *Slot
+	// collect makes a response APDU of the answer to a command.
+	collect func(context.Context, ccid.Response) ([]byte, error)
+}
+
+// newShortAPDU: tokens answer in chains at this level too (ICCD 1.0 §6.2).
+func (s *Slot) newShortAPDU() shortAPDU {
+	if s.reader.function.Token() {
+		return shortAPDU{s, extendedAPDU{s}.collect}
+	}
+	return shortAPDU{s, whole}
+}
+
+// whole takes the one block of an answer for the response.
+func whole(_ context.Context, resp ccid.Response) ([]byte, error) { return resp.Data, nil }
 
 func (x shortAPDU) transmit(ctx context.Context, command []byte) ([]byte, error) {
 	if c, err := apdu.ParseCommand(command); err == nil && c.Extended {
@@ -56,7 +71,11 @@ func (x shortAPDU) one(ctx context.Context, command []byte, secret bool) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return checkResponse(resp.Data)
+	response, err := x.collect(ctx, resp)
+	if err != nil {
+		return nil, err
+	}
+	return checkResponse(response)
 }
 
 // maxShortCommand is the longest short command APDU: header, Lc, 255 bytes, Le.
