@@ -5,9 +5,9 @@ import "bytes"
 // redacted fills the place of what Redact hides: asterisks when a dump also shows ASCII.
 const redacted = '*'
 
-// Sensitive reports whether the command is one that carries a PIN: VERIFY (20, 21), CHANGE REFERENCE DATA (24, 25)
-// and RESET RETRY COUNTER (2C, 2D) of ISO/IEC 7816-4 §11.5, in every class: chaining, secure messaging, channel and
-// proprietary bits don't make a PIN less secret. It looks at INS only, so it also holds for a damaged command, and
+// Sensitive reports whether the command is one that carries a PIN: VERIFY (20, 21), CHANGE REFERENCE DATA (24, 25),
+// DISABLE and ENABLE VERIFICATION REQUIREMENT (26, 28) and RESET RETRY COUNTER (2C, 2D) of ISO/IEC 7816-4 §11.5, in every class:
+// chaining, secure messaging, channel and proprietary bits don't make a PIN less secret. It looks at INS only, so it also holds for a damaged command, and
 // for a VERIFY that only asks for the retry counter.
 //
 // A PIN inside an ENVELOPE, or in a command of the card's own making, is not recognised.
@@ -16,7 +16,7 @@ func Sensitive(command []byte) bool {
 		return false
 	}
 	switch command[1] {
-	case 0x20, 0x21, 0x24, 0x25, 0x2C, 0x2D:
+	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D:
 		return true
 	}
 	return false

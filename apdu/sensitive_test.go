@@ -11,7 +11,7 @@ import (
 )
 
 func TestSensitiveLooksAtINSInEveryClass(t *testing.T) {
-	pin := map[byte]bool{0x20: true, 0x21: true, 0x24: true, 0x25: true, 0x2C: true, 0x2D: true}
+	pin := map[byte]bool{0x20: true, 0x21: true, 0x24: true, 0x25: true, 0x26: true, 0x28: true, 0x2C: true, 0x2D: true}
 	for _, cla := range []byte{0x00, 0x01, 0x0C, 0x10, 0x13, 0x40, 0x5F, 0x80, 0xFF} {
 		for ins := range 256 {
 			assert.Equal(t, pin[byte(ins)], apdu.Sensitive([]byte{cla, byte(ins), 0, 0, 0}), "%02X %02X", cla, ins)
@@ -37,6 +37,8 @@ func TestRedact(t *testing.T) {
 		{"VERIFY, PIN where an extended Le would be", "00200080 00 3132", "00200080 00 2A2A"},
 		{"VERIFY, no more than three bytes", "002000", "002000"},
 		{"CHANGE REFERENCE DATA", "0024008108 3132333435363738", "0024008108 2A2A2A2A2A2A2A2A"},
+		{"DISABLE VERIFICATION REQUIREMENT", "0026000108 3132333435363738", "0026000108 2A2A2A2A2A2A2A2A"},
+		{"ENABLE VERIFICATION REQUIREMENT", "0028000108 3132333435363738", "0028000108 2A2A2A2A2A2A2A2A"},
 		{"RESET RETRY COUNTER", "002C000108 3132333435363738", "002C000108 2A2A2A2A2A2A2A2A"},
 		{"SELECT", "00A4040002 1122 00", "00A4040002 1122 00"},
 		{"nothing", "", ""},

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 func TestPINsStayOutOfTheTrace(t *testing.T) {
 	const pin = "31 32 33 34"
 	verify := append([]byte{0x00, 0x20, 0x00, 0x01, 0x40}, []byte(strings.Repeat("1234", 16))...)
+	disable := slices.Concat([]byte{0x00, 0x26}, verify[2:])
 	for _, level := range levels {
 		for protocol := range uint8(2) {
 			logger, hook := logtest.NewNullLogger()
@@ -25,9 +27,11 @@ func TestPINsStayOutOfTheTrace(t *testing.T) {
 			c := card.New(card.NewISO(), card.Options{Protocol: protocol, IFSC: 20})
 			r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{c}}, host.Options{Logger: logger})
 			r.connect(t)
-			_, err := r.slot.Transmit(t.Context(), verify)
-			require.NoError(t, err)
-			_, err = r.slot.XfrBlock(t.Context(), verify, 0, 0)
+			for _, command := range [][]byte{verify, disable} {
+				_, err := r.slot.Transmit(t.Context(), command)
+				require.NoError(t, err)
+			}
+			_, err := r.slot.XfrBlock(t.Context(), verify, 0, 0)
 			_ = err // not every level takes it; what counts is the log
 			frames := 0
 			for _, e := range hook.AllEntries() {

@@ -36,8 +36,8 @@ func (p *program) recordCommand() *cobra.Command {
 usbmon would show it: Wireshark decodes it, and "ccid-probe explain" and "ccid-probe replay" take it. COMMAND is list, describe, atr or
 apdu, with its own arguments and flags. Flags of all commands can stand before the -- as well, and --reader too.
 
-What may be a PIN in VERIFY, CHANGE REFERENCE DATA, RESET RETRY COUNTER and PIN pad messages is replaced by asterisks before
-it is written, unless --include-secrets is given. Each transfer is written at once, so a recording that was killed can be read.`,
+What may be a PIN in VERIFY, CHANGE REFERENCE DATA, DISABLE and ENABLE VERIFICATION REQUIREMENT, RESET RETRY COUNTER and PIN pad
+messages is replaced by asterisks before it is written, unless --include-secrets is given. Each transfer is written at once, so a recording that was killed can be read.`,
 		Example: `  ccid-probe record -o trouble.pcapng -- apdu --reader gemalto 00A4040007A0000000790100
   ccid-probe record -o list.pcapng -- list
   ccid-probe record -o atr.pcapng --virtual card=t1 -- atr`,

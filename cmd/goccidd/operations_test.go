@@ -189,6 +189,7 @@ func TestAPDUsAreLoggedWithoutPINsWhateverTheLevel(t *testing.T) {
 	for _, command := range [][]byte{
 		{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x2F, 0x00},
 		{0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34},
+		{0x00, 0x28, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34},
 	} {
 		_, _, err := c.Transmit(connected.Card, wire.ProtocolT1, command, 258)
 		require.NoError(t, err)
@@ -198,6 +199,7 @@ func TestAPDUsAreLoggedWithoutPINsWhateverTheLevel(t *testing.T) {
 	assert.Contains(t, log, "APDU: 00 A4 00 0C 02 2F 00")
 	assert.Contains(t, log, "SW: 90 00")
 	assert.Contains(t, log, "APDU: 00 20 00 01 04 2A 2A 2A 2A")
+	assert.Contains(t, log, "APDU: 00 28 00 01 04 2A 2A 2A 2A")
 	assert.NotContains(t, log, "31 32 33 34")
 	assert.NotContains(t, log, "serving", "nothing else at this level")
 }

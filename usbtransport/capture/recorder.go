@@ -30,9 +30,9 @@ type Options struct {
 //
 // Recording never fails a transfer: when the file can't be written, it ends, and Err says so.
 //
-// PINs are replaced by asterisks before anything is written, see Options.IncludeSecrets: VERIFY, CHANGE REFERENCE DATA
-// and RESET RETRY COUNTER in PC_to_RDR_XfrBlock, at every exchange level, in T=1 blocks (whose checksum is computed
-// anew), chained or not, and in ENVELOPE; and the commands in PC_to_RDR_Secure. Lengths stay. The section header's
+// PINs are replaced by asterisks before anything is written, see Options.IncludeSecrets: VERIFY, CHANGE REFERENCE DATA,
+// DISABLE and ENABLE VERIFICATION REQUIREMENT and RESET RETRY COUNTER in PC_to_RDR_XfrBlock, at every exchange level, in T=1
+// blocks (whose checksum is computed anew), chained or not, and in ENVELOPE; and the commands in PC_to_RDR_Secure. Lengths stay. The section header's
 // comment tells which it is. Not recognised are PINs in PC_to_RDR_Escape and in a card's own commands.
 type Recorder struct {
 	backend usbtransport.Backend

@@ -63,6 +63,10 @@ func TestSecretsOfMessages(t *testing.T) {
 		"RESET RETRY COUNTER with a long Lc": {
 			[]ccid.Command{xfr(0, "002C008100 0004 31323334")}, []string{"002C00810000042A2A2A2A"},
 		},
+		"DISABLE and ENABLE VERIFICATION REQUIREMENT": {
+			[]ccid.Command{xfr(0, "0026008104 31323334"), xfr(1, "0028008102 31"), xfr(2, "32")},
+			[]string{"00260081042A2A2A2A", "002800812A2A", "2A"},
+		},
 		"other commands": {
 			[]ccid.Command{xfr(0, "00A4040002 3F00"), xfr(0, "00B0000000")}, []string{"00A40400023F00", "00B0000000"},
 		},
@@ -248,7 +252,7 @@ func envelopes(t *rapid.T, command []byte) [][]byte {
 func TestNoSecretByteIsLeft(t *testing.T) {
 	for name, carry := range carriers {
 		t.Run(name, rapid.MakeCheck(func(t *rapid.T) {
-			ins := rapid.SampledFrom([]byte{0x20, 0x21, 0x24, 0x25, 0x2C, 0x2D, 0xD6}).Draw(t, "INS")
+			ins := rapid.SampledFrom([]byte{0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, 0xD6}).Draw(t, "INS")
 			n := rapid.IntRange(1, 40).Draw(t, "PIN length")
 			command := append([]byte{0x00, ins, 0x00, 0x01, byte(n)}, bytes.Repeat([]byte{0xDD}, n)...)
 			list := [][]byte{command}
