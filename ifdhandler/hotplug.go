@@ -82,10 +82,7 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	if h.options.Backend == nil {
 		return nil, errNoBackend
 	}
-	awaited, err := usable(ctx, h.options.Backend)
-	if err != nil {
-		return nil, err
-	}
+	awaited := usable(ctx, h.options.Backend)
 	monitor, err := host.NewMonitor(ctx, h.options.Backend, h.options.Reader)
 	if err != nil {
 		return nil, err
@@ -102,12 +99,10 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	return p, nil
 }
 
-// usable returns the readers that are there and look as if they could be used.
-func usable(ctx context.Context, backend usbtransport.Backend) (map[functionID]bool, error) {
-	devices, err := backend.Devices(ctx)
-	if err != nil {
-		return nil, err
-	}
+// usable returns the readers that are there and look as if they could be used. What can't be listed is not waited for: whether
+// it can be watched all the same, as a USB/IP server that is down, the watch knows.
+func usable(ctx context.Context, backend usbtransport.Backend) map[functionID]bool {
+	devices, _ := backend.Devices(ctx)
 	found := map[functionID]bool{}
 	for _, d := range devices {
 		functions, _ := host.Functions(d) // a device without descriptors has none that could be used
@@ -117,7 +112,7 @@ func usable(ctx context.Context, backend usbtransport.Backend) (map[functionID]b
 			}
 		}
 	}
-	return found, nil
+	return found
 }
 
 // Next waits for the next event. The removal of a reader comes before the arrival of the next one with the same name, and

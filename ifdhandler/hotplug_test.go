@@ -203,3 +203,25 @@ func TestSettledWaitsForTheReadersThatAreThereAtTheStart(t *testing.T) {
 	require.ErrorIs(t, err, usbtransport.ErrCancelled)
 	require.NoError(t, p.Settled(t.Context()))
 }
+
+// unlisted is a bus that can't list its devices, and can watch for them: a USB/IP server that was down at the start.
+type unlisted struct{ *virtual.Bus }
+
+func (unlisted) Devices(context.Context) ([]usbtransport.DeviceInfo, error) {
+	return nil, &usbtransport.Error{Op: "enumerate", Kind: usbtransport.ErrIO}
+}
+
+func TestHotPlugStartsWithoutABackendThatDoesNotAnswerYet(t *testing.T) {
+	near := newPlugs(t, host.Options{}) // for its bus
+	far := virtual.NewBus()
+	h := ifdhandler.New(ifdhandler.Options{Backend: usbtransport.Combine(near.bus, unlisted{far})})
+	hotplug, err := h.HotPlug(t.Context())
+	require.NoError(t, err)
+	p := &plugs{HotPlug: hotplug, handler: h, bus: far}
+	t.Cleanup(func() {
+		require.NoError(t, p.Close())
+		require.NoError(t, far.Close())
+	})
+	p.plug(t, 1)
+	assert.Len(t, p.next(t, ifdhandler.ReaderArrived).Slots, 1)
+}

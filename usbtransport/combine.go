@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,30 +39,42 @@ func (c *Combined) Name() string {
 	return strings.Join(names, "+")
 }
 
-// Devices implements Backend: the devices of all backends, by bus. It fails when one of them fails.
+// Devices implements Backend: the devices of all backends, by bus. When a backend fails, those of the others are returned
+// beside the error.
 func (c *Combined) Devices(ctx context.Context) ([]DeviceInfo, error) {
-	if ctx.Err() != nil {
-		return nil, &Error{Op: "enumerate", Kind: ContextKind(ctx)}
+	devices, failed := c.list(ctx)
+	errs := make([]error, 0, len(failed))
+	for _, i := range slices.Sorted(maps.Keys(failed)) {
+		errs = append(errs, failed[i])
 	}
-	var all []DeviceInfo
+	return devices, errors.Join(errs...)
+}
+
+// list asks all backends for their devices. The errors of those that fail stand under their index.
+func (c *Combined) list(ctx context.Context) (devices []DeviceInfo, failed map[int]error) {
+	failed = map[int]error{}
 	for i, b := range c.backends {
-		devices, err := b.Devices(ctx)
-		if err != nil {
-			return nil, err
+		if ctx.Err() != nil {
+			failed[i] = &Error{Op: "enumerate", Kind: ContextKind(ctx)}
+			continue
 		}
-		for _, d := range devices {
-			all = append(all, outer(i, d))
+		found, err := b.Devices(ctx)
+		if err != nil {
+			failed[i] = err
+			continue
+		}
+		for _, d := range found {
+			devices = append(devices, outer(i, d))
 		}
 	}
-	slices.SortStableFunc(all, func(x, y DeviceInfo) int { return cmp.Compare(x.Bus, y.Bus) })
-	return all, nil
+	slices.SortStableFunc(devices, func(x, y DeviceInfo) int { return cmp.Compare(x.Bus, y.Bus) })
+	return devices, failed
 }
 
 // Open implements Backend.
 func (c *Combined) Open(ctx context.Context, device DeviceInfo, number uint8) (Interface, error) {
-	index, key, _ := strings.Cut(device.Key, ":")
-	i, err := strconv.Atoi(index)
-	if err != nil || i < 0 || i >= len(c.backends) {
+	i, key, ok := innerKey(device.Key)
+	if !ok || i >= len(c.backends) {
 		return nil, &Error{Op: "open", Device: device.PortPath, Kind: ErrRemoved}
 	}
 	device.Key = key
@@ -98,7 +111,7 @@ func (c *Combined) Watch(ctx context.Context) (Watcher, error) {
 
 // Rescan asks all backends for their devices, for the case that a watch misses something, as in a container that gets
 // no events from the kernel. Watchers report the difference to what they have reported, and Changed for each device that is there,
-// so that what could not be opened is tried again.
+// so that what could not be opened is tried again. Nothing changes for the devices of a backend that fails.
 func (c *Combined) Rescan(ctx context.Context) error {
 	c.mu.Lock()
 	watchers := make([]*combinedWatcher, 0, len(c.watchers))
@@ -106,21 +119,31 @@ func (c *Combined) Rescan(ctx context.Context) error {
 		watchers = append(watchers, w)
 	}
 	c.mu.Unlock()
+	var errs []error
 	for _, w := range watchers {
 		before := w.snapshot()
-		devices, err := c.Devices(ctx)
-		if err != nil {
-			return err
-		}
+		devices, failed := c.list(ctx)
+		before = slices.DeleteFunc(before, func(d DeviceInfo) bool {
+			i, _, _ := innerKey(d.Key)
+			return failed[i] != nil
+		})
 		w.found(before, devices)
+		errs = slices.AppendSeq(errs, maps.Values(failed))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // outer is a device of backend i as others see it.
 func outer(i int, d DeviceInfo) DeviceInfo {
 	d.Key = strconv.Itoa(i) + ":" + d.Key
 	return d
+}
+
+// innerKey splits the Key of a device that outer has returned.
+func innerKey(key string) (backend int, rest string, ok bool) {
+	index, rest, _ := strings.Cut(key, ":")
+	backend, err := strconv.Atoi(index)
+	return backend, rest, err == nil && backend >= 0
 }
 
 // combinedInterface is an interface of one of the backends.

@@ -167,3 +167,46 @@ func TestOneBackendWithoutAWatchLeavesTheOthersTheirs(t *testing.T) {
 	_, err := w.Next(t.Context())
 	assert.ErrorIs(t, err, usbtransport.ErrIO)
 }
+
+// flaky is a bus that can't list its devices while down, like a USB/IP server that is switched off.
+type flaky struct {
+	*virtual.Bus
+	down bool
+}
+
+func (f *flaky) Devices(ctx context.Context) ([]usbtransport.DeviceInfo, error) {
+	if f.down {
+		return nil, &usbtransport.Error{Op: "enumerate", Kind: usbtransport.ErrIO}
+	}
+	return f.Bus.Devices(ctx)
+}
+
+func TestOneBackendThatFailsLeavesTheOthersTheirDevices(t *testing.T) {
+	bus, reader := plugged(t)
+	far, _ := plugged(t)
+	remote := &flaky{Bus: far, down: true}
+	c := usbtransport.Combine(remote, deaf{bus})
+	devices, err := c.Devices(t.Context())
+	require.ErrorIs(t, err, usbtransport.ErrIO)
+	require.Len(t, devices, 1)
+	assert.Equal(t, "1:", devices[0].Key[:2])
+
+	remote.down = false
+	w := watch(t, c)
+	require.NoError(t, c.Rescan(t.Context()))
+	for range 3 { // one of them is told twice, by the watch and by the rescan
+		next(t, w)
+	}
+	remote.down = true
+	bus.Unplug(reader)
+	require.ErrorIs(t, c.Rescan(t.Context()), usbtransport.ErrIO)
+	removed := next(t, w)
+	assert.Equal(t, usbtransport.Removed, removed.Kind)
+	assert.Equal(t, devices[0].Key, removed.Device.Key, "what the failed backend has stays")
+	require.ErrorIs(t, c.Rescan(t.Context()), usbtransport.ErrIO)
+	remote.down = false
+	require.NoError(t, c.Rescan(t.Context()))
+	changed := next(t, w)
+	assert.Equal(t, usbtransport.Changed, changed.Kind)
+	assert.Equal(t, "0:", changed.Device.Key[:2])
+}
