@@ -141,7 +141,9 @@ func TestVMBothDriversSayTheSame(t *testing.T) {
 				end()
 				logViolations(t, e)
 				sessions[0] = e.exchanges(t)
-				keepTrace(t, "virtual-"+k.name+"-libccid", e.recording.Bytes())
+				if k.simplify == nil { // goccid's driver has to be able to play it
+					keepTrace(t, "virtual-"+k.name+"-libccid", e.recording.Bytes())
+				}
 			})
 			t.Run("goccid", func(t *testing.T) {
 				requireVM(t)
