@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
@@ -48,7 +47,8 @@ only this machine can reach it, unless --allow-remote is given. For another mach
 	flags.StringVar(&e.listen, "listen", "127.0.0.1:"+usbip.DefaultPort, "listen at `ADDRESS`; port 0 is a free one")
 	flags.BoolVar(&e.allowRemote, "allow-remote", false, "let --listen be reached by other machines: by anybody there")
 	flags.StringVar(&e.control, "control", "", "take commands from a Unix socket at `PATH`, too, of this user only")
-	flags.StringVar(&e.record, "record", "", "write what goes over the readers' USB to `FILE`, pcapng, PINs hidden")
+	flags.StringVar(&e.record, "record", "", "write what goes over the readers' USB to `FILE`, which must not exist, pcapng, PINs hidden")
+	flags.BoolVar(&e.force, "force", false, "write over a file that exists")
 	return c
 }
 
@@ -59,6 +59,7 @@ type exporter struct {
 	allowRemote bool
 	control     string
 	record      string
+	force       bool
 }
 
 // newReader is the value of --reader: each is one more. What is asked for in a row of flags --reader and --card keeps its order.
@@ -118,7 +119,7 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 			return err
 		}
 	}
-	backend, finish, err := p.recording(v.bus, e.record)
+	backend, finish, err := p.recording(v.bus, e)
 	if err != nil {
 		return err
 	}
@@ -174,12 +175,12 @@ func (p *program) addReader(ctx context.Context, v *virtualReaders, bench *contr
 	})
 }
 
-// recording has what goes over a bus written to a file, unless the name is empty.
-func (p *program) recording(bus *virtual.Bus, name string) (backend usbtransport.Backend, finish func() error, err error) {
-	if name == "" {
+// recording has what goes over a bus written to a file, if one is named.
+func (p *program) recording(bus *virtual.Bus, e exporter) (backend usbtransport.Backend, finish func() error, err error) {
+	if e.record == "" {
 		return bus, func() error { return nil }, nil
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := create(e.record, e.force)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--record: %w", err)
 	}

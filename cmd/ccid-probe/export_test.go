@@ -195,6 +195,26 @@ func TestPINsAreNowhere(t *testing.T) {
 	require.NotEmpty(t, c.Transfers)
 }
 
+func TestExportWritesOverARecordingOnlyWhereItIsTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "session.pcapng")
+	require.NoError(t, os.WriteFile(file, []byte("precious"), 0o600))
+	export := func(args ...string) result {
+		w := newWorld(t)
+		w.stdin = strings.NewReader("quit\n")
+		return w.run(append([]string{"virtual", "--listen", "127.0.0.1:0", "--record", file}, args...)...)
+	}
+	got := export()
+	require.Equal(t, exitUsage, got.code, got.stdout+got.stderr)
+	require.Contains(t, got.stderr, "--record: "+file+" exists\n  Another name, or --force")
+	kept, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "precious", string(kept))
+	got = export("--force")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	_, err = capture.ReadFile(file)
+	require.NoError(t, err)
+}
+
 func TestExportRefuses(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -215,7 +235,7 @@ func TestExportRefuses(t *testing.T) {
 		"--virtual":         {[]string{"--virtual", "card=t0"}, exitUsage, "not for this command"},
 		"--usbip":           {[]string{"--usbip", "127.0.0.1"}, exitUsage, "not for this command"},
 		"arguments":         {[]string{"scr3310"}, exitUsage, "takes no arguments"},
-		"file elsewhere":    {[]string{"--record", "/nowhere/at/all"}, exitFailure, "--record"},
+		"file elsewhere":    {[]string{"--record", "/nowhere/at/all"}, exitUsage, "--record"},
 		"socket elsewhere":  {[]string{"--control", "/nowhere/at/all"}, exitFailure, "/nowhere/at"},
 		"a card not there":  {[]string{"--card", "vpcd:" + busy.Addr().String(), "--timeout", "1ns"}, exitTimedOut, "connect to the card"},
 		"file as a control": {[]string{"--control", "export_test.go"}, exitFailure, "is no socket"},
