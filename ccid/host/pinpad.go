@@ -87,6 +87,10 @@ func parsePINFirmware(b []byte) *pinFirmware {
 // A reader that does not do its part can be used all the same.
 func (r *Reader) setUpPINPad(ctx context.Context, opened time.Time) error {
 	needs := r.quirks.PINPad
+	if r.PINSupport() == 0 {
+		// What there is to ask is about PINs, and not every reader answers an Escape command that it doesn't know.
+		return nil
+	}
 	if command := needs.FirmwareFeatures; len(command) > 0 {
 		answer, err := r.slots[0].setUp(ctx, command)
 		if err := r.tolerated(ctx, command, err); err != nil {
@@ -95,7 +99,7 @@ func (r *Reader) setUpPINPad(ctx context.Context, opened time.Time) error {
 		r.firmware = parsePINFirmware(answer)
 	}
 	after := needs.DisplayStringsAfter
-	if after <= 0 || r.PINSupport() == 0 {
+	if after <= 0 {
 		return nil
 	}
 	if err := r.pause(ctx, after-time.Since(opened)); err != nil {

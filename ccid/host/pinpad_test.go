@@ -302,3 +302,25 @@ func TestEscapeThatKeepsTheFormOfAPINIsNeeded(t *testing.T) {
 		require.Equal(t, 0, c.run(t, table))
 	})
 }
+
+// TestReaderWithoutPINPadIsAskedNothing: some readers of a maker whose pads have features don't answer unknown Escape
+// commands at all, and each unanswered one would take seconds.
+func TestReaderWithoutPINPadIsAskedNothing(t *testing.T) {
+	table, err := quirks.Load("")
+	require.NoError(t, err)
+	bubble(t, "4433", func(t *testing.T) {
+		c := quirkCase{
+			vid: 0x08E6, pid: 0x4433, version: 0x0200,
+			config: func() virtual.Config {
+				c := tellingFeatures(pinPad(), make([]byte, 21))
+				c.Override = func(d *ccid.ClassDescriptor) { d.BPINSupport = 0 }
+				return c
+			},
+			see: func(t *testing.T, r *quirkRun) any {
+				require.NoError(t, r.opened)
+				return len(r.commands(ccid.TypeEscape))
+			},
+		}
+		require.Zero(t, c.run(t, table))
+	})
+}
