@@ -40,10 +40,16 @@ type result struct {
 	stdout, stderr string
 }
 
+// longestRun bounds each run of the program: one that does not end by itself fails its test, and not all that come after it. No
+// test waits for it.
+const longestRun = 3 * time.Minute
+
 // newWorld is a desktop machine with USB and no reader.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{ctx: t.Context()}
+	ctx, cancel := context.WithTimeout(t.Context(), longestRun)
+	t.Cleanup(cancel)
+	w := &world{ctx: ctx}
 	w.environment = environment{
 		stdout: &w.out, stderr: &w.errOut, goos: "linux",
 		getenv: func(string) string { return "" },
@@ -736,7 +742,7 @@ func TestFailuresOfTheExchangeHaveTheirExitCodes(t *testing.T) {
 	t.Run("Ctrl-C", func(t *testing.T) {
 		bus := reader(t, card.Behaviour{})
 		w := newWorld(t)
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(w.ctx)
 		defer cancel()
 		w.ctx = ctx
 		transferring(bus, cancel, virtual.Timeout)

@@ -381,7 +381,7 @@ func TestWiresharkDecodesWhatRecordWrites(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file, got := recordSession(t, specs[name], nil, append([]string{"apdu", "00B0000000"}, pinCommands(t)...)...)
 			require.Equal(t, exitOK, got.code, got.stderr)
-			command := exec.CommandContext(t.Context(), tshark, "-r", file, "-T", "fields", "-E", "separator=;", "-e", "_ws.malformed", "-e", "usbccid.bMessageType")
+			command := exec.CommandContext(newWorld(t).ctx, tshark, "-r", file, "-T", "fields", "-E", "separator=;", "-e", "_ws.malformed", "-e", "usbccid.bMessageType")
 			var errOut bytes.Buffer
 			command.Stderr = &errOut
 			out, err := command.Output()
