@@ -29,6 +29,14 @@ var errDrop = errors.New("pcscd: protocol violated")
 // errStopping ends a connection because the server ends.
 var errStopping = errors.New("pcscd: server ends")
 
+// codeOf is the result of a call that waited until its context ended.
+func codeOf(ctx context.Context) wire.Code {
+	if errors.Is(context.Cause(ctx), errStopping) {
+		return wire.ErrServiceStopped
+	}
+	return wire.ErrCancelled
+}
+
 // conn is one client's connection. Its goroutine (run) reads requests and answers them, one after the other; while it
 // waits for the next one, whoever has a message for a waiting client writes it, under mu and without blocking.
 type conn struct {

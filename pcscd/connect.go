@@ -106,7 +106,7 @@ func (r *reader) awaitKnown(ctx context.Context) wire.Code {
 	case <-r.life.Done():
 		return wire.ErrReaderUnavailable
 	case <-ctx.Done():
-		return wire.ErrCancelled
+		return codeOf(ctx)
 	}
 }
 

@@ -2,6 +2,8 @@ package pcscd_test
 
 import (
 	"context"
+	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/goccid/goccid/ccid/host"
 	"github.com/goccid/goccid/ifdhandler"
 	"github.com/goccid/goccid/pcscd"
+	"github.com/goccid/goccid/pcscd/pcsctest"
 	"github.com/goccid/goccid/pcscd/wire"
 	"github.com/goccid/goccid/virtual"
 	iso7816 "github.com/goccid/goccid/virtual/card"
@@ -170,4 +173,51 @@ func TestUnplugOverTheDriver(t *testing.T) {
 		s.plug(t)
 	}
 	require.EqualValues(t, 1+1+20, s.ReaderEvents())
+}
+
+func TestStopTellsClientsThatWaitForATransaction(t *testing.T) {
+	s := newStack(t)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	result := make(chan error, 1)
+	server := pcscd.NewServer(pcscd.ServerOptions{Manager: s.Manager})
+	go func() { result <- server.Serve(ctx, l) }()
+
+	client := func() *pcsctest.Client {
+		c, err := pcsctest.Open(path, wire.Minor6)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	card := func(c *pcsctest.Client) int32 {
+		m, err := c.Connect(alpha, wire.Shared, wire.ProtocolAny)
+		require.NoError(t, err)
+		return m.Card
+	}
+	beginner, connecter, resetter := client(), client(), client()
+	hBegin, hReset := card(beginner), card(resetter)
+	// The holder is not one of the server's: its end would reset the card, and that would be the answer of some.
+	holder := s.NewSession(pcscd.Client{})
+	defer holder.Close(t.Context())
+	hContext, _ := holder.Establish(wire.ScopeSystem)
+	held, _, code := holder.Connect(t.Context(), hContext, alpha, wire.Shared, wire.ProtocolAny)
+	require.Equal(t, wire.Success, code)
+	require.Equal(t, wire.Success, holder.Begin(t.Context(), held))
+	answers := make(chan error, 3)
+	go func() { answers <- beginner.Begin(hBegin) }()
+	go func() { answers <- resetter.Disconnect(hReset, wire.ResetCard) }()
+	go func() {
+		_, err := connecter.Connect(alpha, wire.Shared, wire.ProtocolAny)
+		answers <- err
+	}()
+	require.Eventually(t, func() bool { return len(s.Report().Readers[0].Queue) == 3 }, 30*time.Second, time.Millisecond)
+	stop()
+	for range 3 {
+		require.ErrorIs(t, <-answers, wire.ErrServiceStopped)
+	}
+	require.NoError(t, <-result)
 }

@@ -55,7 +55,7 @@ func (r *reader) pass(ctx context.Context, h *handle, what purpose, checks ...ch
 	r.lock.leave(w)
 	code := h.verify(checks...)
 	if code == wire.Success && !w.granted {
-		code = wire.ErrCancelled
+		code = codeOf(ctx)
 	}
 	if code != wire.Success && w.granted {
 		r.lock.passing = false
@@ -128,7 +128,7 @@ func (r *reader) begun(ctx context.Context, h *handle, w *waiter) wire.Code {
 	r.lock.leave(w)
 	r.advance()
 	if code == wire.Success {
-		return wire.ErrCancelled
+		return codeOf(ctx)
 	}
 	return code
 }

@@ -172,7 +172,7 @@ func (r *reader) await(ctx context.Context) wire.Code {
 	case r.removed:
 		return wire.ErrReaderUnavailable
 	case gaveUp:
-		return wire.ErrCancelled
+		return codeOf(ctx)
 	}
 	return wire.Success
 }

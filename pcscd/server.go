@@ -132,29 +132,31 @@ func newServer(r resources, o ServerOptions) *Server {
 // called once. It leaves the listener open: clients that came too late stay in its queue, for the daemon that systemd
 // starts next. When it returns, all connections are closed and their cards given back.
 //
-// Clients that wait for readers when ctx ends are told ErrServiceStopped.
+// Clients that wait when ctx ends, for readers, a card or another's transaction, are told ErrServiceStopped.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	listener, ok := l.(*net.UnixListener)
 	if !ok {
 		return fmt.Errorf("pcscd: cannot serve a %T, only a UNIX socket", l)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// Calls are to know why their context ends.
+	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.end()
-	defer cancel()
+	defer stop(errStopping)
 	s.mu.Lock()
 	s.listener = listener
 	s.idleSince = time.Now()
 	s.setExitDeadline()
 	s.mu.Unlock()
 	wakeAccept := context.AfterFunc(ctx, func() {
+		stop(errStopping)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.stopping = true
 		s.setExitDeadline()
 	})
 	defer wakeAccept()
-	s.running.Go(func() { s.broadcast(ctx) })
-	return s.accept(ctx)
+	s.running.Go(func() { s.broadcast(serving) })
+	return s.accept(serving)
 }
 
 // accept lets clients in. That it also decides about the automatic exit is what makes that free of races: a client is
