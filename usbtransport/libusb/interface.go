@@ -107,6 +107,9 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 			c.device.ControlTimeout = min(max(time.Until(deadline), time.Millisecond), requestTimeout)
 		}
 		n, err = c.device.Control(setup.RequestType, setup.Request, setup.Value, setup.Index, buffer)
+		if setup.RequestType&0x80 == 0 {
+			clear(buffer) // here, for it is libusb's until now, whoever waits
+		}
 		return err
 	})
 	if err != nil {
@@ -114,6 +117,7 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 	}
 	if setup.RequestType&0x80 != 0 {
 		copy(data, buffer[:n])
+		clear(buffer)
 	}
 	return n, nil
 }

@@ -87,6 +87,7 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 	}
 	// The kernel wants the SETUP packet and the data in one piece (usbfs; USB 2.0 table 9-2).
 	packet := make([]byte, setupSize+len(data))
+	defer clear(packet)
 	packet[0], packet[1] = setup.RequestType, setup.Request
 	binary.LittleEndian.PutUint16(packet[2:], setup.Value)
 	binary.LittleEndian.PutUint16(packet[4:], setup.Index)

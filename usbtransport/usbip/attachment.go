@@ -82,6 +82,13 @@ type outcome struct {
 	err error
 }
 
+// handOver moves the data to their owner, and leaves no copy.
+func (o outcome) handOver(buf []byte) outcome {
+	copy(buf, o.data)
+	clear(o.data)
+	return o
+}
+
 // attach takes a connection on which a device has been imported. lost is called once, when the connection is over.
 func attach(conn net.Conn, record deviceRecord, log logrus.FieldLogger, lost func(*attachment)) *attachment {
 	a := &attachment{
@@ -149,7 +156,9 @@ func (a *attachment) run(ctx context.Context, stop <-chan struct{}, c command, d
 		a.forget(u)
 		return a.unsent()
 	}
-	err := a.write(append(u.command.append(make([]byte, 0, headerSize+len(data))), data...))
+	message := append(u.command.append(make([]byte, 0, headerSize+len(data))), data...)
+	err := a.write(message)
+	clear(message) // the data may be a PIN
 	<-a.writing
 	if err != nil {
 		a.fail(err)
@@ -366,6 +375,7 @@ func (a *attachment) result(f *frames, r reply) error {
 	defer a.mu.Unlock()
 	delete(a.pending, r.sequence)
 	if e.finished {
+		clear(data)
 		if r.length > 0 {
 			a.log.WithField("bytes", r.length).Warn("usbip: the result of a transfer came after the transfer had been given up")
 		}

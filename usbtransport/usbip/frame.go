@@ -2,7 +2,6 @@ package usbip
 
 import (
 	"bufio"
-	"io"
 	"net"
 	"time"
 )
@@ -52,9 +51,17 @@ func (f *frames) header() ([]byte, error) {
 	return f.payload(headerSize)
 }
 
-// payload reads n bytes that belong to the message.
+// payload reads n bytes that belong to the message, and wipes them where they were buffered: they may be a PIN.
 func (f *frames) payload(n int) ([]byte, error) {
 	b := make([]byte, n)
-	_, err := io.ReadFull(f.buffer, b)
-	return b, err
+	for read := 0; read < n; {
+		part, err := f.buffer.Peek(min(n-read, max(f.buffer.Buffered(), 1)))
+		if err != nil {
+			return b, err
+		}
+		read += copy(b[read:], part)
+		clear(part)
+		_, _ = f.buffer.Discard(len(part)) // it is there
+	}
+	return b, nil
 }

@@ -53,9 +53,7 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 		return 0, c.fail(op, 0, usbtransport.ErrInvalid, err)
 	}
 	return c.call(ctx, op, 0, func() outcome {
-		o := c.attachment.runControl(ctx, c.closing, setup, data)
-		copy(data, o.data)
-		return o
+		return c.attachment.runControl(ctx, c.closing, setup, data).handOver(data)
 	})
 }
 
@@ -93,9 +91,7 @@ func (c *claimed) in(ctx context.Context, op string, want usbtransport.TransferT
 		s.interval = c.interval(descriptor)
 	}
 	return c.call(ctx, op, endpoint, func() outcome {
-		o := c.attachment.run(ctx, c.closing, s, nil)
-		copy(buf, o.data)
-		return o
+		return c.attachment.run(ctx, c.closing, s, nil).handOver(buf)
 	})
 }
 
