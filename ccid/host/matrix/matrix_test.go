@@ -248,39 +248,59 @@ type command struct {
 }
 
 const (
-	insSelect = 0xA4
-	insUpdate = 0xD6
-	insRead   = 0xB0
-	echo      = 0xEC
-	produce   = 0xEE
+	insSelect  = 0xA4
+	insUpdate  = 0xD6
+	insRead    = 0xB0
+	insEcho    = 0xEC
+	insProduce = 0xEE
 )
 
-// commands are cases 1 to 4 with the row's sizes (ISO/IEC 7816-3:2006 §12.1.3). Of 8 slots each has one of the sizes, in turn:
-// what is tried there is that they don't mix.
+// commands are cases 1 to 4 with the row's sizes (ISO/IEC 7816-3:2006 §12.1.3). Of several slots each has one of the sizes, and of
+// 8 either those that ask or those that bring data, in turn: what is tried there is that they don't mix.
 func (r row) commands(slot int) []command {
-	l := r.length
-	if r.slots == 8 {
+	answers, data := r.length.answers, r.length.data
+	if r.slots > 1 {
 		which := slot % 2
-		l.data, l.answers = l.data[which:which+1], l.answers[which:which+1]
+		answers, data = answers[which:which+1], data[which:which+1]
 	}
-	list := []command{
-		{apdu.Command{CLA: 0x80, INS: echo}, nil}, // case 1
-		{apdu.Command{INS: insSelect, P2: 0x0C, Data: []byte{card.FileLarge >> 8, card.FileLarge & 0xFF}, Extended: l.extended}, nil},
+	switch {
+	case r.slots < 8:
+		return append(r.asking(answers), r.bringing(data)...)
+	case slot/2%2 == 0:
+		return r.asking(answers)
 	}
-	for _, n := range l.answers {
-		list = append(list, command{apdu.Command{CLA: 0x80, INS: produce, P1: byte(n >> 8), P2: byte(n), Ne: n, Extended: l.extended}, pattern(n)}) // case 2
+	return r.bringing(data)
+}
+
+// asking are commands without data.
+func (r row) asking(answers []int) []command {
+	list := []command{{apdu.Command{CLA: 0x80, INS: insEcho}, nil}} // case 1
+	for _, n := range answers {
+		list = append(list, r.produce(n)) // case 2
 	}
-	for _, n := range l.data {
+	if r.longest {
+		list = append(list, r.produce(longest))
+	}
+	return list
+}
+
+// produce is a command for n bytes of response.
+func (r row) produce(n int) command {
+	return command{apdu.Command{CLA: 0x80, INS: insProduce, P1: byte(n >> 8), P2: byte(n), Ne: n, Extended: r.length.extended}, pattern(n)}
+}
+
+// bringing are commands with data, and those that show what they did.
+func (r row) bringing(data []int) []command {
+	extended := r.length.extended
+	list := []command{{apdu.Command{INS: insSelect, P2: 0x0C, Data: []byte{card.FileLarge >> 8, card.FileLarge & 0xFF}, Extended: extended}, nil}}
+	for _, n := range data {
 		written := bytes.Repeat([]byte{byte(n) ^ 0x5A}, n)
 		read := min(n, 256) // with T=0 a card sees no larger Ne
 		list = append(list,
-			command{apdu.Command{INS: insUpdate, Data: written, Extended: l.extended}, nil},                         // case 3
-			command{apdu.Command{INS: insRead, P2: byte(n - read), Ne: read, Extended: l.extended}, written[:read]}, // what that did
-			command{apdu.Command{CLA: 0x80, INS: echo, Data: pattern(n), Ne: n, Extended: l.extended}, pattern(n)},  // case 4
+			command{apdu.Command{INS: insUpdate, Data: written, Extended: extended}, nil},                           // case 3
+			command{apdu.Command{INS: insRead, P2: byte(n - read), Ne: read, Extended: extended}, written[:read]},   // what that did
+			command{apdu.Command{CLA: 0x80, INS: insEcho, Data: pattern(n), Ne: n, Extended: extended}, pattern(n)}, // case 4
 		)
-	}
-	if r.longest {
-		list = append(list, command{apdu.Command{CLA: 0x80, INS: produce, P1: longest >> 8, P2: longest & 0xFF, Ne: longest, Extended: true}, pattern(longest)})
 	}
 	return list
 }
