@@ -70,7 +70,7 @@ func numbers(names []string, what string, lookup func(string) (string, error)) (
 		number := name
 		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
 			if number, err = lookup(name); err != nil {
-				return nil, fmt.Errorf("access: there is no %s %q: %w", what, name, err)
+				return nil, usage("access: there is no %s %q: %w", what, name, err)
 			}
 		}
 		n, err := strconv.ParseUint(number, 10, 32)

@@ -30,10 +30,12 @@ const (
 type environment struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	// defaultConfig is the configuration file where --config names none.
+	defaultConfig string
 }
 
 func osEnvironment() environment {
-	return environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	return environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, defaultConfig: defaultConfig}
 }
 
 // invocation is what stands on the command line and has no place in a configuration file.
@@ -177,7 +179,7 @@ func bindSettings(flags *pflag.FlagSet, s *settings) {
 	flags.Var(&s.Readers.USB, "usb", "use the machine's readers through usbfs, libusb, or not (none)")
 	flags.Var(&list[target, *target]{values: &s.Readers.USBIP, what: "HOST:PORT[/BUSID]"}, "usbip", "use the readers of this USB/IP server, too; repeatable")
 	flags.Var(&list[virtualSpec, *virtualSpec]{values: &s.Readers.Virtual, what: "SPEC"}, "virtual", "plug in a virtual reader, as \"reader=gemalto-pc-twin,card=t1\"; repeatable")
-	flags.StringVar(&s.Readers.Control, "virtual-control", s.Readers.Control, "take requests to the virtual readers at this socket's `PATH`: insert, eject, unplug, plug")
+	flags.StringVar(&s.Readers.Control, "virtual-control", s.Readers.Control, "take requests to the virtual readers at this socket's `PATH`: insert, remove, unplug, plug")
 	flags.Var(negated{&s.Access.Polkit}, "disable-polkit", "do not ask polkit whether a client may, see [access]")
 	flags.Var(&s.Metrics.Listen, "metrics", "serve figures for Prometheus at unix:PATH or 127.0.0.1:PORT")
 	flags.Var(negated{&s.Sandbox}, "disable-sandbox", "leave out Landlock")
@@ -209,30 +211,17 @@ func bindSettings(flags *pflag.FlagSet, s *settings) {
 	})
 }
 
-// configFile is the configuration file's path.
-func (p *program) configFile() string {
-	if p.cli.config != "" {
-		return p.cli.config
-	}
-	return defaultConfig
-}
-
-// loadFile puts a configuration file over settings; the default one, which may be missing, for "". A file or folder for
-// pcscd's serial readers is left out: there is no driver that it could speak of.
+// loadFile puts a configuration file over settings; the default one, which may be missing, for "".
 func (p *program) loadFile(file string, s *settings) error {
-	optional := file == ""
-	if optional {
-		file = defaultConfig
+	data, err := readSettings(file)
+	if err == nil && data == nil {
+		file = p.defaultConfig
+		if data, err = os.ReadFile(file); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 	}
-	if info, err := os.Stat(file); err == nil && info.IsDir() {
-		return nil
-	}
-	data, err := readFile(file, optional)
 	if err != nil {
 		return usage("configuration: %w", err)
-	}
-	if isReaderConf(data) {
-		return nil
 	}
 	if err := decodeConfig(file, data, s); err != nil {
 		return &usageError{err}

@@ -6,7 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -47,13 +50,47 @@ func decodeConfig(file string, data []byte, s *settings) error {
 		return errors.Join(errs...)
 	case errors.As(err, &wrong):
 		line, column := wrong.Position()
-		text := strings.TrimPrefix(wrong.Error(), "toml: ")
+		text := plainly(strings.TrimPrefix(wrong.Error(), "toml: "))
 		if key := strings.Join(wrong.Key(), "."); key != "" {
 			text = key + ": " + text
 		}
 		return &configError{file, line, column, text}
 	}
 	return &configError{file: file, text: strings.TrimPrefix(err.Error(), "toml: ")}
+}
+
+// mismatch is what the decoder says of a value of a wrong type.
+var mismatch = regexp.MustCompile(`^cannot decode TOML (\w+) into .* of type (\S+)$`)
+
+// plainly puts what is wrong with a value's type into the words of a TOML file, in place of Go's.
+func plainly(text string) string {
+	m := mismatch.FindStringSubmatch(text)
+	if m == nil {
+		return text
+	}
+	wanted := "a table"
+	switch {
+	case strings.HasPrefix(m[2], "[]"):
+		wanted = "a list, in [ ],"
+	case m[2] == "string":
+		wanted = "a text, in quotes,"
+	case m[2] == "bool":
+		wanted = "true or false"
+	}
+	return fmt.Sprintf("%s is needed, not: %s", wanted, m[1])
+}
+
+// readSettings reads the file that --config names. It is nil for none, and for a list of serial readers or a folder of them,
+// which pcscd's --config names: there is no driver that these could speak of.
+func readSettings(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if errors.Is(err, syscall.EISDIR) || err == nil && isReaderConf(data) {
+		return nil, nil
+	}
+	return append([]byte{}, data...), err
 }
 
 // isReaderConf tells whether a file is one of pcscd's lists of serial readers.

@@ -44,8 +44,9 @@ func (d *daemon) report() statusReport {
 	return r
 }
 
-// serveOperations serves status, for root alone, and metrics, if asked for, until ctx ends.
-func (d *daemon) serveOperations(ctx context.Context) error {
+// serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends. With
+// stop the bench ends the daemon.
+func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
 	path := d.settings.statusSocket()
 	if err := clearSocket(path, func() int { return 0 }); err != nil {
 		return err
@@ -55,7 +56,7 @@ func (d *daemon) serveOperations(ctx context.Context) error {
 		return err
 	}
 	d.serveHTTP(ctx, l, http.HandlerFunc(d.status))
-	if err := d.serveBench(ctx); err != nil {
+	if err := d.serveBench(ctx, stop); err != nil {
 		return err
 	}
 	if !d.settings.Metrics.Listen.set() {
@@ -71,7 +72,7 @@ func (d *daemon) serveOperations(ctx context.Context) error {
 }
 
 // serveBench takes requests for the virtual readers, if a socket for that is set.
-func (d *daemon) serveBench(ctx context.Context) error {
+func (d *daemon) serveBench(ctx context.Context, stop func()) error {
 	path := d.settings.Readers.Control
 	if path == "" || d.readers.bench == nil {
 		return nil
@@ -81,9 +82,14 @@ func (d *daemon) serveBench(ctx context.Context) error {
 		return err
 	}
 	d.background.Go(func() {
-		// A client may end its own daemon, which is for systems without signals; here it ends the service of requests only.
-		if err := d.readers.bench.Serve(ctx, l); err != nil && ctx.Err() == nil {
-			d.log.Infof("virtual readers take no more requests: %v", err)
+		err := d.readers.bench.Serve(ctx, l)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, control.ErrQuit):
+			d.log.Infof("%v: exit", err)
+			stop()
+		default:
+			d.log.Errorf("virtual readers take no more requests: %v", err)
 		}
 	})
 	return nil

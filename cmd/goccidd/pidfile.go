@@ -114,12 +114,33 @@ func readPID(path string) (int, error) {
 	return pid, nil
 }
 
+// pidFileInUse tells whether the daemon lives that wrote a pid file. If not, the number in it may be another process's by now.
+func pidFileInUse(path string) (bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	err = unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
 // rescanRunning has the running daemon look for readers anew.
 func rescanRunning(path string) error {
-	pid, err := readPID(path)
+	running, err := pidFileInUse(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("no daemon runs: there is no %s", path)
 	}
+	if err != nil {
+		return err
+	}
+	if !running {
+		return fmt.Errorf("no goccidd runs: %s is what is left of one", path)
+	}
+	pid, err := readPID(path)
 	if err != nil {
 		return err
 	}

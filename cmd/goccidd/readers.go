@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -35,9 +35,8 @@ type readers struct {
 	backend *usbtransport.Combined
 	handler *ifdhandler.Handler
 	hotplug *ifdhandler.HotPlug
-	// bench has the virtual readers, nil where there is none; stations counts them.
-	bench    *control.Bench
-	stations int
+	// bench has the virtual readers, nil where there is none.
+	bench *control.Bench
 	// closers undo what was started, in this order.
 	closers []func() error
 
@@ -81,7 +80,13 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 	return r, nil
 }
 
+// loadQuirks reads the files in a folder, which has to be there unless it is the default one.
 func loadQuirks(directory string) (*quirks.Table, error) {
+	if directory != defaultQuirksDir {
+		if _, err := os.Stat(directory); err != nil && directory != "" {
+			return nil, usage("readers.quirks-dir: %w", err)
+		}
+	}
 	table, err := quirks.Load(directory)
 	if err != nil {
 		return nil, fmt.Errorf("quirks: %w", err)
@@ -137,7 +142,7 @@ func openUSB(name string, log logrus.FieldLogger) (usbtransport.Backend, error) 
 	return backend, nil
 }
 
-// plug starts a virtual reader. Its name at the bench is its number.
+// plug starts a virtual reader. Its name at the bench is that of its model.
 func (r *readers) plug(ctx context.Context, text string) error {
 	spec, err := virtual.ParseSpec(text)
 	if err != nil {
@@ -150,8 +155,7 @@ func (r *readers) plug(ctx context.Context, text string) error {
 		return err
 	}
 	r.closers = append(r.closers, station.Close)
-	_, err = r.bench.Add(strconv.Itoa(r.stations), station)
-	r.stations++
+	_, err = r.bench.Add(station.Model().Name, station)
 	return err
 }
 

@@ -34,8 +34,10 @@ func (d *daemon) sandbox() {
 		writable = append(writable, filepath.Dir(s.Readers.Control))
 	}
 	readable := []string{"/proc", "/sys", "/run/udev", "/etc", "/usr/share/zoneinfo", s.Readers.QuirksDir}
-	if file := d.program.configFile(); file != "" {
-		readable = append(readable, filepath.Dir(file))
+	for _, file := range []string{d.program.cli.config, d.program.defaultConfig} {
+		if file != "" {
+			readable = append(readable, filepath.Dir(file))
+		}
 	}
 	version, err := landlocksys.LandlockGetABIVersion()
 	if err != nil {

@@ -91,7 +91,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	defer stop()
 	d.background.Go(func() { d.handle(ctx, signals, stop) })
 	d.background.Go(func() { d.readers.follow(ctx, d.manager) })
-	if err := d.serveOperations(ctx); err != nil {
+	if err := d.serveOperations(ctx, stop); err != nil {
 		return err
 	}
 	d.sandbox()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -150,11 +149,19 @@ func (s *settings) check() error {
 // What follows are the types of settings. They are structs so that the TOML decoder gives each value, of whatever TOML type,
 // to UnmarshalText, and knows its place if that finds it wrong.
 
+// placed is an error of UnmarshalText that the decoder finds the place of, by the bytes: by itself it does so for strings only.
+func placed(text []byte, err error) error {
+	if err == nil {
+		return nil
+	}
+	return unstable.NewParserError(text, "%w", err)
+}
+
 // duration is a time.Duration as files and flags have it: "90s", or a number of seconds.
 type duration struct{ time.Duration }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (d *duration) UnmarshalText(text []byte) error { return d.Set(string(text)) }
+func (d *duration) UnmarshalText(text []byte) error { return placed(text, d.Set(string(text))) }
 
 // Set implements pflag.Value.
 func (d *duration) Set(text string) error {
@@ -170,7 +177,7 @@ func (d *duration) Set(text string) error {
 }
 
 // Type implements pflag.Value.
-func (d *duration) Type() string { return "duration" }
+func (d *duration) Type() string { return "TIME" }
 
 // count is a number from 1 to 100000; 0 is the default.
 type count struct{ n int }
@@ -188,13 +195,7 @@ func (c *count) Set(text string) error {
 }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (c *count) UnmarshalText(text []byte) error {
-	if err := c.Set(string(text)); err != nil {
-		// The decoder finds the place by the bytes: it does so by itself for strings only.
-		return unstable.NewParserError(text, "%w", err)
-	}
-	return nil
-}
+func (c *count) UnmarshalText(text []byte) error { return placed(text, c.Set(string(text))) }
 
 func (c *count) String() string { return fmt.Sprint(c.n) }
 
@@ -205,7 +206,7 @@ func (c *count) Type() string { return "N" }
 type usbBackend struct{ name string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (u *usbBackend) UnmarshalText(text []byte) error { return u.Set(string(text)) }
+func (u *usbBackend) UnmarshalText(text []byte) error { return placed(text, u.Set(string(text))) }
 
 // Set implements pflag.Value.
 func (u *usbBackend) Set(text string) error {
@@ -226,7 +227,7 @@ func (u *usbBackend) Type() string { return "BACKEND" }
 type logLevel struct{ logrus.Level }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (l *logLevel) UnmarshalText(text []byte) error { return l.Set(string(text)) }
+func (l *logLevel) UnmarshalText(text []byte) error { return placed(text, l.Set(string(text))) }
 
 // Set implements pflag.Value.
 func (l *logLevel) Set(text string) error {
@@ -256,7 +257,7 @@ func (l *logLevel) Type() string { return "LEVEL" }
 type logFormat struct{ name string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (f *logFormat) UnmarshalText(text []byte) error { return f.Set(string(text)) }
+func (f *logFormat) UnmarshalText(text []byte) error { return placed(text, f.Set(string(text))) }
 
 // Set implements pflag.Value.
 func (f *logFormat) Set(text string) error {
@@ -278,7 +279,7 @@ type target struct{ text string }
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (t *target) UnmarshalText(text []byte) error {
 	if _, _, err := usbip.ParseTarget(string(text)); err != nil {
-		return err
+		return placed(text, err)
 	}
 	t.text = string(text)
 	return nil
@@ -290,7 +291,7 @@ type virtualSpec struct{ text string }
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (v *virtualSpec) UnmarshalText(text []byte) error {
 	if _, err := virtual.ParseSpec(string(text)); err != nil {
-		return err
+		return placed(text, err)
 	}
 	v.text = string(text)
 	return nil
@@ -328,7 +329,7 @@ func (l *list[T, P]) Type() string { return l.what }
 type metricsAddress struct{ text string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (a *metricsAddress) UnmarshalText(text []byte) error { return a.Set(string(text)) }
+func (a *metricsAddress) UnmarshalText(text []byte) error { return placed(text, a.Set(string(text))) }
 
 // Set implements pflag.Value.
 func (a *metricsAddress) Set(text string) error {
@@ -365,13 +366,4 @@ func (a metricsAddress) local() bool {
 	host, _, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)
 	return network == "unix" || err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
-}
-
-// readFile reads a file that may be missing when nobody asked for it by name.
-func readFile(path string, optional bool) ([]byte, error) {
-	data, err := os.ReadFile(path)
-	if optional && errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return data, err
 }

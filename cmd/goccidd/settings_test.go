@@ -131,6 +131,13 @@ func TestErrorsOfTheFileSayWhere(t *testing.T) {
 		"limit":             {"[limits]\nconnections = 0\n", ":2:15: limits.connections: \"0\": a number from 1 to 100000 is needed"},
 		"limit as a text":   {"[limits]\nconnections = \"\\u0030\"\n", ":2:15: limits.connections: "},
 		"limit of no bound": {"[limits]\nhandles-per-client = 1000000\n", ":2:22: "},
+		"number for a text": {"[log]\nlevel = 3\n", `:2:9: log.level: "3": critical, error, warning, info, debug and trace are possible`},
+		"negative time":     {"auto-exit = -3\n", `:1:13: auto-exit: "-3" is no time`},
+		"no time at all":    {"auto-exit = true\n", `:1:13: auto-exit: "true" is no time`},
+		"number in a list":  {"[access]\nusers = [1000]\n", `:2:10: access.users: a text, in quotes, is needed, not: integer`},
+		"text for a list":   {"[readers]\nvirtual = \"card=t1\"\n", `:2:11: readers.virtual: a list, in [ ], is needed, not: string`},
+		"text for a switch": {"[access]\npolkit = \"no\"\n", `:2:10: access.polkit: true or false is needed, not: string`},
+		"value for a table": {"readers = 3\n", `:1:11: readers: a table is needed, not: integer`},
 		"metrics":           {"[metrics]\nlisten = \"9517\"\n", `:2:10: metrics.listen: "9517": unix:PATH or HOST:PORT is needed`},
 	}
 	for name, tt := range tests {
@@ -180,6 +187,36 @@ func TestPCSCDsListsOfSerialReadersAreLeftOut(t *testing.T) {
 	p.cli.config = t.TempDir()
 	_, err = p.load()
 	require.NoError(t, err)
+}
+
+func TestPCSCDsListsOfSerialReadersLeaveTheDefaultSettingsInForce(t *testing.T) {
+	dir := t.TempDir()
+	p := &program{environment: environment{getenv: func(string) string { return "" }, defaultConfig: filepath.Join(dir, "goccidd.toml")}}
+	require.NoError(t, os.WriteFile(p.defaultConfig, []byte("[access]\nusers = [\"nobody\"]\n"), 0o600))
+	list := filepath.Join(dir, "reader.conf")
+	require.NoError(t, os.WriteFile(list, []byte("FRIENDLYNAME \"x\"\n"), 0o600))
+	for _, p.cli.config = range []string{"", list, dir} {
+		s, err := p.load()
+		require.NoError(t, err)
+		require.Equal(t, []string{"nobody"}, s.Access.Users, "%q", p.cli.config)
+	}
+	empty := filepath.Join(dir, "empty.toml")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	p.cli.config = empty
+	s, err := p.load()
+	require.NoError(t, err)
+	require.Empty(t, s.Access.Users, "another file of settings stands alone")
+}
+
+func TestAFolderOfQuirksThatWasAskedForMustBeThere(t *testing.T) {
+	for _, dir := range []string{"", defaultQuirksDir, t.TempDir()} {
+		_, err := loadQuirks(dir)
+		require.NoError(t, err)
+	}
+	_, err := loadQuirks(filepath.Join(t.TempDir(), "quirks.f"))
+	var u *usageError
+	require.ErrorAs(t, err, &u)
+	require.ErrorContains(t, err, "readers.quirks-dir: ")
 }
 
 func TestAConfigurationFileThatWasAskedForMustBeThere(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/goccid/goccid/pcscd"
+	"github.com/goccid/goccid/pcscd/wire"
 )
 
 // maxStatus bounds what is read from a daemon, in bytes.
@@ -123,7 +124,7 @@ func describeReader(b *strings.Builder, r pcscd.ReaderReport, now time.Time) {
 	switch {
 	case r.ATR != "" && !r.Powered:
 		b.WriteString(", without power since nobody uses it")
-	case r.ATR != "" && r.Protocol != "":
+	case r.ATR != "" && r.Protocol != wire.ProtocolUndefined.String():
 		fmt.Fprintf(b, ", %s", r.Protocol)
 	}
 	if r.Busy {
