@@ -16,16 +16,21 @@ import (
 	"github.com/goccid/goccid/virtual/card"
 )
 
-// compile makes the C program that calls everything.
-func compile(t *testing.T, source string) string {
+// compile makes one of the C programs.
+func compile(t testing.TB, source string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), strings.TrimSuffix(source, ".c"))
+	gcc(t, source, "-o", program, "-lpcsclite", "-lpthread")
+	return program
+}
+
+func gcc(t testing.TB, source string, args ...string) {
 	t.Helper()
 	need(t, "gcc", "gcc")
 	need(t, "libpcsclite-dev", "/usr/include/PCSC/winscard.h")
-	program := filepath.Join(t.TempDir(), strings.TrimSuffix(source, ".c"))
-	printed, err := exec.Command("gcc", "-Wall", "-Wextra", "-Werror", "-I/usr/include/PCSC", "-o", program, filepath.Join("programs", source),
-		"-lpcsclite", "-lpthread").CombinedOutput()
+	all := append([]string{"-Wall", "-Wextra", "-Werror", "-I/usr/include/PCSC", filepath.Join("programs", source)}, args...)
+	printed, err := exec.Command("gcc", all...).CombinedOutput()
 	require.NoError(t, err, "%s", printed)
-	return program
 }
 
 // calls runs the C program and returns its lines.
@@ -48,7 +53,7 @@ func TestEveryCallBesidesPcscd(t *testing.T) {
 	program := compile(t, "calls.c")
 	// T=1, direct convention, no more: what both sides make of it is the same.
 	atr := []byte{0x3B, 0x80, 0x01, 0x81}
-	reference := calls(t, pcscd(t, card.NewISO(), atr), program)
+	reference := calls(t, referenceWithCard(t, card.NewISO(), atr), program)
 	ours := calls(t, goccidd(t, "--virtual", "reader=gemalto-pc-twin,card=t1"), program)
 	t.Logf("%d calls", len(ours))
 	require.GreaterOrEqual(t, len(ours), 150)

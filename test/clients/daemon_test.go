@@ -34,8 +34,11 @@ func TestMain(m *testing.M) {
 const clientEnv = "GOCCID_TEST_CLIENT"
 
 func run(m *testing.M) int {
-	if os.Getenv(clientEnv) != "" {
+	switch {
+	case os.Getenv(clientEnv) != "":
 		return m.Run()
+	case os.Getenv(instantEnv) != "":
+		return serveInstant(os.Getenv(instantEnv))
 	}
 	dir, err := os.MkdirTemp("", "goccid-clients-")
 	if err != nil {
@@ -52,7 +55,7 @@ func run(m *testing.M) int {
 }
 
 // need skips the test when a file that a Debian package brings is missing. The gate has them all: there it fails.
-func need(t *testing.T, pkg, file string) {
+func need(t testing.TB, pkg, file string) {
 	t.Helper()
 	found := false
 	if strings.Contains(file, "/") {
@@ -104,7 +107,7 @@ const (
 )
 
 // launch runs a resource manager until the test ends. It has to end by SIGTERM, without a fault.
-func launch(t *testing.T, dir, socket string, program string, args ...string) *daemon {
+func launch(t testing.TB, dir, socket string, program string, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{dir: dir, socket: socket, log: &output{}, ended: make(chan error, 1)}
 	d.cmd = exec.Command(program, args...)
@@ -128,7 +131,7 @@ func launch(t *testing.T, dir, socket string, program string, args ...string) *d
 }
 
 // stop ends the daemon as an administrator does.
-func (d *daemon) stop(t *testing.T) {
+func (d *daemon) stop(t testing.TB) {
 	t.Helper()
 	if d.cmd == nil {
 		return
@@ -145,7 +148,7 @@ func (d *daemon) stop(t *testing.T) {
 }
 
 // goccidd starts our daemon with these arguments besides the usual ones.
-func goccidd(t *testing.T, args ...string) *daemon {
+func goccidd(t testing.TB, args ...string) *daemon {
 	t.Helper()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "pcscd.comm")
@@ -153,11 +156,19 @@ func goccidd(t *testing.T, args ...string) *daemon {
 	return launch(t, dir, socket, filepath.Join(bin, "goccidd"), all...)
 }
 
-// pcscd starts Debian's pcscd with the vpcd driver and a card in it. Its socket's path is fixed: it sees our folder there.
-func pcscd(t *testing.T, application card.Application, atr []byte) *daemon {
+// referenceWithCard starts Debian's pcscd with the vpcd driver and a card in it.
+func referenceWithCard(t *testing.T, application card.Application, atr []byte) *daemon {
+	t.Helper()
+	need(t, "vsmartcard-vpcd", "/etc/reader.conf.d/vpcd")
+	d := reference(t)
+	serveCard(t, "127.0.0.1:35963", application, atr)
+	return d
+}
+
+// reference starts Debian's pcscd. Its socket's path is fixed: it sees our folder there.
+func reference(t testing.TB, args ...string) *daemon {
 	t.Helper()
 	need(t, "pcscd", "/usr/sbin/pcscd")
-	need(t, "vsmartcard-vpcd", "/etc/reader.conf.d/vpcd")
 	need(t, "util-linux", "unshare")
 	if os.Geteuid() != 0 {
 		t.Skip("pcscd's socket has a fixed path; only root can give it another folder there")
@@ -165,10 +176,8 @@ func pcscd(t *testing.T, application card.Application, atr []byte) *daemon {
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o755))
 	require.NoError(t, os.MkdirAll("/run/pcscd", 0o755))
-	const script = `mount --bind "$0" /run/pcscd && exec /usr/sbin/pcscd --foreground`
-	d := launch(t, dir, filepath.Join(dir, "pcscd.comm"), "unshare", "--mount", "sh", "-c", script, dir)
-	serveCard(t, "127.0.0.1:35963", application, atr)
-	return d
+	const script = `mount --bind "$0" /run/pcscd && exec /usr/sbin/pcscd --foreground "$@"`
+	return launch(t, dir, filepath.Join(dir, "pcscd.comm"), "unshare", append([]string{"--mount", "sh", "-c", script, dir}, args...)...)
 }
 
 // serveCard is a card in the reader that waits for one at this address, until the test ends.
@@ -235,7 +244,7 @@ func (d *daemon) client(ctx context.Context, name string, args ...string) *exec.
 }
 
 // run runs a client to its end and returns what it printed.
-func (d *daemon) run(t *testing.T, name string, args ...string) string {
+func (d *daemon) run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
