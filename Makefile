@@ -29,6 +29,8 @@ test: ## Run every test: without cgo, then with the race detector, libusb and li
 	./.ci/can-cgo && $(GO) test -race -tags libusb,pcsclite ./... || test "$$?" -eq 77
 	@echo "Runs passed, by what a reader does (rows) and what goes wrong at each of its USB transfers (columns):"
 	@CGO_ENABLED=0 $(GO) test -count=1 -run TestSweep -v ./ccid/host/sweep | grep '^|'
+	@echo "Kinds of virtual readers driven:"
+	@CGO_ENABLED=0 $(GO) test -count=1 -run TestMatrix -v ./ccid/host/matrix | grep '^|'
 
 test-vm: ## Run the drivers on a real kernel's USB stack in QEMU
 	./test/vm/run
