@@ -78,6 +78,8 @@ type Backend struct {
 	changed  chan struct{}
 	watchers int
 	poller   *poller
+	// away says that the server did not answer the watch's last question.
+	away bool
 }
 
 var _ usbtransport.Backend = (*Backend)(nil)

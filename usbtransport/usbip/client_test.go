@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -720,7 +721,8 @@ func TestWatchOutlastsAServerThatIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
 		away := true
-		b := New(Options{Address: "test", Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		log, told := logtest.NewNullLogger()
+		b := New(Options{Address: "test", Logger: log, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if f.mu.Lock(); away {
 				f.mu.Unlock()
 				return nil, errors.New("connection refused")
@@ -767,6 +769,13 @@ func TestWatchOutlastsAServerThatIsAway(t *testing.T) {
 		require.Equal(t, usbtransport.Arrived, back.Kind)
 		require.NotEqual(t, event.Device.Key, back.Device.Key, "another plug-in")
 		require.NoError(t, w.Close())
+
+		var lines []string
+		for _, e := range told.AllEntries() {
+			lines = append(lines, e.Level.String()+": "+e.Message)
+		}
+		gap := []string{"warning: USB/IP server test:3240 does not answer; trying on", "info: USB/IP server test:3240 answers"}
+		require.Equal(t, append(gap, gap...), lines, "once for each time that it was away")
 	})
 }
 

@@ -31,17 +31,29 @@ func (b *Backend) poll(ctx context.Context) {
 			err = b.refresh(ctx)
 			b.release()
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err == nil:
+		}
+		b.note(err)
+		if err == nil {
 			delay = b.interval
-		default:
-			if delay == b.interval {
-				b.log.WithError(err).Warn("usbip: the server does not answer; trying on")
-			}
+		} else {
 			delay = max(min(2*delay, maxPollInterval), b.interval)
 		}
+	}
+}
+
+// note tells, once, that the server does not answer, and that it does again. err is what a question has come to.
+func (b *Backend) note(err error) {
+	b.mu.Lock()
+	before := b.away
+	b.away = err != nil
+	b.mu.Unlock()
+	switch {
+	case err != nil && !before:
+		b.log.WithError(err).Warnf("USB/IP server %s does not answer; trying on", b.address)
+	case err == nil && before:
+		b.log.Infof("USB/IP server %s answers", b.address)
 	}
 }
 
@@ -53,12 +65,11 @@ func (b *Backend) Watch(ctx context.Context) (usbtransport.Watcher, error) {
 		return nil, fail(op, "", err, nil)
 	}
 	defer b.release()
-	if err := b.refresh(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil, fail(op, "", usbtransport.ContextKind(ctx), nil)
-		}
-		b.log.WithError(err).Warn("usbip: the server does not answer; trying on")
+	err := b.refresh(ctx)
+	if ctx.Err() != nil {
+		return nil, fail(op, "", usbtransport.ContextKind(ctx), nil)
 	}
+	b.note(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.watchers++
