@@ -114,9 +114,9 @@ type sent struct {
 func newBuilder(c *capture.Capture, o Options) *builder {
 	b := &builder{
 		transcript: &Transcript{
-			Schema:  Schema,
-			Capture: Header{Name: o.Name, Comment: c.Comment, Packets: c.Packets, Truncated: c.Truncated, PINsHidden: c.Redacted || !o.IncludeSecrets},
-			Devices: []Device{}, Transfers: []Transfer{}, APDUs: []APDU{},
+			Schema:    Schema,
+			Capture:   Header{Name: o.Name, Comment: c.Comment, Packets: c.Packets, Truncated: c.Truncated, PINsHidden: c.Redacted || !o.IncludeSecrets},
+			Transfers: []Transfer{}, APDUs: []APDU{},
 		},
 		devices: map[place]*device{},
 	}
@@ -125,20 +125,26 @@ func newBuilder(c *capture.Capture, o Options) *builder {
 	for i, d := range list {
 		b.devices[place{d.Info.Bus, d.Info.Address}] = newDevice(&b.transcript.Devices[i], i, d)
 	}
-	for i := range c.Transfers {
-		for _, t := range []time.Time{c.Transfers[i].Start, c.Transfers[i].End} {
+	b.start, b.end = span(c.Transfers)
+	return b
+}
+
+// span returns the first and the last time of all, zero where none has a time.
+func span(transfers []capture.Transfer) (start, end time.Time) {
+	for i := range transfers {
+		for _, t := range []time.Time{transfers[i].Start, transfers[i].End} {
 			if t.IsZero() {
 				continue
 			}
-			if b.start.IsZero() || t.Before(b.start) {
-				b.start = t
+			if start.IsZero() || t.Before(start) {
+				start = t
 			}
-			if t.After(b.end) {
-				b.end = t
+			if t.After(end) {
+				end = t
 			}
 		}
 	}
-	return b
+	return start, end
 }
 
 // newDevice fills in out and prepares to follow the device's transfers.
@@ -387,10 +393,7 @@ func (b *builder) response(dev *device, l *link, m moment, out *Transfer) {
 		out.Problems = append(out.Problems, fmt.Sprintf("answers nothing that was sent: bSlot %d, bSeq %d", r.Slot, r.Seq))
 		return
 	}
-	out.Answers = command.number
-	if !command.at.IsZero() && !m.at.IsZero() {
-		out.Latency = microseconds(max(0, m.at.Sub(command.at)))
-	}
+	out.answer(command.number, command.at, m.at)
 	if want, _ := command.kind.ResponseType(); want != r.Type && r.Status.Command() != ccid.CommandFailed {
 		out.Problems = append(out.Problems, fmt.Sprintf("%v is not the answer to %v", r.Type, command.kind))
 		return
@@ -399,6 +402,14 @@ func (b *builder) response(dev *device, l *link, m moment, out *Transfer) {
 		delete(l.sent, r.Seq)
 	}
 	b.take(dev, l, l.slot(r.Slot).answered(command.kind, r), m, out)
+}
+
+// answer notes that the transfer has the answer, which came at end, to a command that was sent at start.
+func (t *Transfer) answer(command int, start, end time.Time) {
+	t.Answers = command
+	if !start.IsZero() && !end.IsZero() {
+		t.Latency = microseconds(max(0, end.Sub(start)))
+	}
 }
 
 // answered takes the answer to a command of a kind.
@@ -509,11 +520,6 @@ func (b *builder) finish() *Transcript {
 	if !b.start.IsZero() {
 		t.Capture.Start = b.start.UTC().Format("2006-01-02T15:04:05.000000Z")
 		t.Capture.Microseconds = b.end.Sub(b.start).Microseconds()
-	}
-	for i := range t.Devices {
-		if t.Devices[i].Interfaces == nil {
-			t.Devices[i].Interfaces = []Interface{}
-		}
 	}
 	return t
 }

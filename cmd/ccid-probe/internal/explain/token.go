@@ -43,17 +43,19 @@ func (b *builder) request(dev *device, m moment, out *Transfer) {
 func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
 	t := m.transfer
 	step := Step{Device: dev.Index, Interface: l.number, Packet: m.packet, Ordinal: l.messages - 1}
+	isStep := func(kind StepKind) {
+		step.Kind = kind
+		b.steps = append(b.steps, step)
+	}
 	s := l.slot(0)
 	k := &l.token
 	switch t.Setup.Request {
 	case ccid.ICCDPowerOff:
 		s.reset()
-		step.Kind = StepPowerOff
-		b.steps = append(b.steps, step)
+		isStep(StepPowerOff)
 	case ccid.ICCDPowerOn:
 		s.reset()
-		step.Kind = StepPowerOn
-		b.steps = append(b.steps, step)
+		isStep(StepPowerOn)
 		k.powering, k.number, k.at = true, out.Number, m.at
 		if t.In() {
 			k.powering = false
@@ -68,16 +70,11 @@ func (b *builder) explainToken(dev *device, l *link, m moment, out *Transfer) {
 		if len(t.Data) > 0 {
 			k.state = ccid.ICCDState(t.Data[0])
 		}
-		step.Kind = StepStatus
-		b.steps = append(b.steps, step)
+		isStep(StepStatus)
 	case ccid.ICCDSlotStatus:
-		step.Kind = StepStatus
-		b.steps = append(b.steps, step)
+		isStep(StepStatus)
 	case ccid.ICCDDataBlock:
-		out.Answers = k.number
-		if !k.at.IsZero() && !t.End.IsZero() {
-			out.Latency = microseconds(max(0, t.End.Sub(k.at)))
-		}
+		out.answer(k.number, k.at, t.End)
 		b.take(dev, l, l.receiveFromToken(t.Data, out), m, out)
 	}
 }
