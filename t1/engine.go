@@ -1,6 +1,9 @@
 package t1
 
-import "fmt"
+import (
+	"fmt"
+	"hash/crc32"
+)
 
 const (
 	// DefaultIFS is the information field size of either side until it announces
@@ -71,7 +74,7 @@ type Step struct {
 	// Done reports that the exchange has ended well.
 	Done bool
 	// Response is the answer of a Transmit or Delegate that is Done. It is valid
-	// until the next call of a method of the engine.
+	// until the next call of a method of the engine; the caller may wipe it.
 	Response []byte
 }
 
@@ -108,10 +111,10 @@ type Engine struct {
 	response []byte
 
 	// The I-block accepted last, to tell its repetition from another block with
-	// the same number; accepted is noPCB while there is none.
+	// the same number; accepted is noPCB while there is none. Of its information
+	// field there is a sum, for the field itself may be secret.
 	accepted    PCB
-	acceptedLen int
-	acceptedINF [maxINF]byte
+	acceptedSum uint32
 
 	request Block   // the S(… request) in phase requesting
 	value   [1]byte // information field of our S(IFS request)
@@ -137,13 +140,14 @@ func New(c Config) (*Engine, error) {
 }
 
 // Reset begins a new session: the card has been powered up or warm-reset and is
-// described by c. An exchange under way is forgotten. It fails with ErrConfig if
+// described by c. An exchange under way is forgotten and wiped. It fails with ErrConfig if
 // a value of c is out of range, and then leaves the engine as it was.
 func (e *Engine) Reset(c Config) error {
 	c, err := c.check()
 	if err != nil {
 		return err
 	}
+	clear(e.response)
 	*e = Engine{cfg: c, response: e.response[:0]}
 	e.initialise()
 
@@ -250,6 +254,7 @@ func (e *Engine) begin() error {
 	}
 	e.offset, e.chunk, e.delegated, e.abort = 0, 0, false, false
 	e.delivered = NotSent
+	clear(e.response)
 	e.response = e.response[:0]
 	e.repeats, e.resynch, e.wtx, e.stalls = 0, 0, 0, 0
 	e.cause = nil
@@ -367,8 +372,8 @@ func (e *Engine) acceptInformation(b Block) (Step, error) {
 	e.nr ^= 1
 	e.repeats = 0
 	e.accepted = b.PCB
-	e.acceptedLen = copy(e.acceptedINF[:], b.INF)
-	e.response = append(e.response, b.INF...)
+	e.acceptedSum = crc32.ChecksumIEEE(b.INF)
+	e.collect(b.INF)
 	if !b.PCB.More() {
 		e.finish()
 
@@ -387,7 +392,18 @@ func (e *Engine) acceptInformation(b Block) (Step, error) {
 }
 
 func (e *Engine) repetition(b Block) bool {
-	return b.PCB == e.accepted && string(b.INF) == string(e.acceptedINF[:e.acceptedLen])
+	return b.PCB == e.accepted && crc32.ChecksumIEEE(b.INF) == e.acceptedSum
+}
+
+// collect adds to the answer. A buffer that becomes too small is wiped.
+func (e *Engine) collect(inf []byte) {
+	if need := len(e.response) + len(inf); need > cap(e.response) {
+		larger := make([]byte, len(e.response), min(2*need, MaxResponse))
+		copy(larger, e.response)
+		clear(e.response)
+		e.response = larger
+	}
+	e.response = append(e.response, inf...)
 }
 
 // acceptReceiveReady takes an acknowledgement. What N(R) says counts, whatever
@@ -569,7 +585,10 @@ func (e *Engine) finish() {
 	clear(e.tx[:])
 }
 
+// failure ends the exchange without an answer, so what came of it is wiped.
 func (e *Engine) failure(err error) error {
+	clear(e.response)
+
 	return &Error{Err: err, Cause: e.cause, Delivered: e.delivered}
 }
 

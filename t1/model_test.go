@@ -2,6 +2,7 @@ package t1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -180,7 +181,7 @@ func (k *walker) hash(w *world) uint64 {
 	}
 	b = append(b, byte(e.ifsc), byte(e.ifsd), e.ns, e.nr, byte(e.phase), byte(e.offset), byte(e.chunk),
 		byte(e.delivered), byte(e.last), byte(e.repeats), byte(e.resynch), byte(e.wtx), byte(e.stalls), byte(e.accepted))
-	text(string(e.acceptedINF[:e.acceptedLen]))
+	b = binary.BigEndian.AppendUint32(b, e.acceptedSum)
 	text(string(e.response))
 	b = append(b, byte(c.ifsc), byte(c.ifsd), c.expect, c.own, bit(c.hasPart), byte(c.executed), bit(c.fresh), bit(c.afterFresh))
 	text(string(c.command))

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/goccid/goccid/ccid"
@@ -60,6 +59,7 @@ func (b *bulk) send(ctx context.Context, c ccid.Command) error {
 }
 
 func (b *bulk) receive(ctx context.Context) (ccid.Response, error) {
+	clear(b.inMessage)
 	b.inMessage = b.inMessage[:0]
 	if err := b.fill(ctx, ccid.HeaderLength); err != nil {
 		return b.partial(), err
@@ -102,7 +102,7 @@ var errNoRest = errors.New("message is cut off")
 func (b *bulk) read(ctx context.Context, want int) (int, error) {
 	begun := len(b.inMessage)
 	size := (want + b.packet - 1) / b.packet * b.packet
-	b.inMessage = slices.Grow(b.inMessage, size)
+	b.inMessage = grow(b.inMessage, size)
 	waiting := ctx
 	if begun > 0 {
 		var cancel context.CancelFunc

@@ -159,7 +159,7 @@ func (a *iccdA) fetchData(ctx context.Context) (*ccid.Response, stage, error) {
 	if len(b) == 0 {
 		return nil, nil, fmt.Errorf("%w: token has data, and gives none", ErrResponse)
 	}
-	a.tpdu.received = append(a.tpdu.received, b...)
+	a.tpdu.received = move(a.tpdu.received, b)
 	return nil, a.proceed, nil
 }
 
@@ -175,7 +175,7 @@ func (a *iccdA) fetchSW(ctx context.Context) (*ccid.Response, stage, error) {
 		return nil, nil, fmt.Errorf("%w: SW1 SW2 of %d bytes", ErrResponse, len(b))
 	}
 	a.open = false
-	response := append(a.tpdu.received, b...)
+	response := move(a.tpdu.received, b)
 	a.tpdu = tpdu{}
 	return a.answer(response), nil, nil
 }

@@ -241,6 +241,8 @@ func (d *dispatcher) wanted(ctx context.Context, r *reading) bool {
 func (d *dispatcher) deliver(resp ccid.Response, err error) bool {
 	d.mu.Lock()
 	c := d.calls[resp.Seq]
+	// The carrier's memory, which is used again for the next message, keeps nothing of this one.
+	defer clear(resp.Data)
 	if c == nil || resp.Check(c.command) != nil {
 		d.mu.Unlock()
 		d.log("dropped a message that answers nothing: %v slot %d seq %d (%v)", resp.Type, resp.Slot, resp.Seq, err)

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 
@@ -47,7 +48,8 @@ func (r *Reader) traceCommand(c ccid.Command, secret bool) {
 		return
 	}
 	header, _ := ccid.Command{Type: c.Type, Slot: c.Slot, Seq: c.Seq, Specific: c.Specific}.AppendBinary(nil)
-	data := fmt.Sprintf("% X", c.Data)
+	// What is hidden is not made readable first: strings can't be wiped.
+	var data string
 	switch {
 	case c.Type == ccid.TypeSecure, secret:
 		data = fmt.Sprintf("(%d bytes hidden)", len(c.Data))
@@ -55,6 +57,8 @@ func (r *Reader) traceCommand(c ccid.Command, secret bool) {
 		data = fmt.Sprintf("% X", append(c.Data[:3:3], apdu.Redact(c.Data[3:])...))
 	case c.Type == ccid.TypeXfrBlock:
 		data = fmt.Sprintf("% X", apdu.Redact(c.Data))
+	default:
+		data = fmt.Sprintf("% X", c.Data)
 	}
 	t.Tracef("> %v: % X, %d bytes: %s", c.Type, header, len(c.Data), data)
 }
@@ -65,10 +69,14 @@ func (r *Reader) traceResponse(resp ccid.Response, secret bool) {
 	if t == nil {
 		return
 	}
-	b, _ := resp.AppendBinary(nil)
 	if secret && len(resp.Data) > 0 {
-		t.Tracef("< %v: % X, %d bytes: (hidden)", resp.Type, b[:ccid.HeaderLength], len(resp.Data))
+		header, length := resp, uint32(len(resp.Data))
+		header.Data = nil
+		b, _ := header.AppendBinary(nil)
+		binary.LittleEndian.PutUint32(b[1:], length)
+		t.Tracef("< %v: % X, %d bytes: (hidden)", resp.Type, b, length)
 		return
 	}
+	b, _ := resp.AppendBinary(nil)
 	t.Tracef("< %v: % X", resp.Type, b)
 }

@@ -113,6 +113,8 @@ func (s *Slot) secureCommand(e pinEntry, prologue [3]byte) (request, error) {
 // secure sends a Secure message. An entry that the holder ended is no error: notEntered is the status word for it then.
 func (s *Slot) secure(ctx context.Context, q request) (resp ccid.Response, notEntered []byte, err error) {
 	resp, err = s.command(ctx, q)
+	// What the reader is to complete may have parts of a PIN.
+	clear(q.command.Data)
 	switch {
 	case errors.Is(err, ErrNoCard):
 	case errors.Is(err, ccid.ErrorPINCancelled):
@@ -200,12 +202,13 @@ func (x *transmitterT1) enterPIN(ctx context.Context, e pinEntry) ([]byte, error
 		return resp.Data, nil
 	}
 	step, err := x.received(resp.Data, err)
+	clear(resp.Data)
 	response, err := x.run(ctx, step, err, true)
 	if err != nil {
 		x.open = true
 		return nil, err
 	}
-	answer, err := checkResponse(append([]byte(nil), response...))
+	answer, err := checkResponse(own(response))
 	if err != nil {
 		// That was no card's answer, and so its number counts for nothing.
 		x.slot.lose()

@@ -167,6 +167,7 @@ func (s *Slot) modification(p ccid.PINModificationData) ([]byte, error) {
 	}
 	data, err := p.AppendBinary(nil)
 	if err == nil && needs.AllIndices && (s.reader.firmware == nil || !s.reader.firmware.indicesAsSpecified) {
+		clear(data)
 		return p.AppendWithIndices(nil, len(p.BMsgIndex))
 	}
 	return data, err

@@ -154,7 +154,7 @@ func (x extendedAPDU) collect(ctx context.Context, resp ccid.Response) ([]byte, 
 		if len(response)+len(resp.Data) > apdu.MaxResponseLength {
 			return nil, fmt.Errorf("%w: response of more than %d bytes", ErrResponse, apdu.MaxResponseLength)
 		}
-		response = append(response, resp.Data...)
+		response = move(response, resp.Data)
 		switch resp.Specific {
 		case chainBegins, chainMiddle, chainCommand:
 		case chainWhole, chainEnds:
@@ -205,6 +205,7 @@ func (x *transmitterT0) transmit(ctx context.Context, command []byte) ([]byte, e
 		var response []byte
 		if response, err = x.port.exchange(ctx, step.Send, step.Expect, secret); err == nil {
 			step, err = x.engine.Receive(response)
+			clear(response) // the engine has a copy, which it wipes
 		}
 	}
 	if err != nil {
@@ -245,6 +246,7 @@ func (x *characterT0) exchange(ctx context.Context, tpdu []byte, _ int, secret b
 		var b []byte
 		if b, err = x.read(ctx, step, secret); err == nil {
 			step, err = x.engine.Receive(b)
+			clear(b)
 		}
 	}
 	if err != nil {

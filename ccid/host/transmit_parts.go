@@ -53,6 +53,7 @@ func (x shortAPDU) inParts(ctx context.Context, c apdu.Command, raw []byte) ([]b
 	if resp, err = x.fetch(ctx, c, resp); err != nil {
 		return nil, err
 	}
+	defer clear(resp.Data)
 	return resp.Bytes()
 }
 
@@ -92,7 +93,7 @@ func (x shortAPDU) fetch(ctx context.Context, c apdu.Command, resp apdu.Response
 				return apdu.Response{}, fmt.Errorf("%w: %d times nothing to fetch", ErrResponse, empty)
 			}
 		}
-		resp = apdu.Response{Data: append(resp.Data, next.Data...), SW: next.SW}
+		resp = apdu.Response{Data: move(resp.Data, next.Data), SW: next.SW}
 	}
 }
 

@@ -78,10 +78,20 @@ func (x *transmitterT1) transmit(ctx context.Context, command []byte) ([]byte, e
 		if !errors.Is(err, t1.ErrInterrupted) && !errors.Is(err, t1.ErrAborted) && !errors.Is(err, t1.ErrConfig) {
 			// Card and engine no longer agree on where they are.
 			x.slot.lose()
+			x.forget()
 		}
 		return nil, err
 	}
-	return checkResponse(append([]byte(nil), response...))
+	return checkResponse(own(response))
+}
+
+// own takes the engine's answer out of its memory.
+func own(response []byte) []byte { return move(nil, response) }
+
+// forget wipes what the engine has of an exchange that will not go on.
+func (x *transmitterT1) forget() {
+	// The configuration has been checked.
+	_ = x.engine.Reset(x.config)
 }
 
 // run moves blocks until the exchange that begins with step is done.
@@ -90,6 +100,7 @@ func (x *transmitterT1) run(ctx context.Context, step t1.Step, err error, secret
 		var block []byte
 		block, err = x.port.exchange(ctx, step.Send, step.WTX, secret)
 		step, err = x.received(block, err)
+		clear(block)
 	}
 	if err != nil {
 		return nil, err
@@ -147,7 +158,7 @@ func (x characterT1) exchange(ctx context.Context, block []byte, wtx int, secret
 		// The block is shorter than its LEN: that is a damaged block, not a silent card.
 		return head, nil
 	}
-	return append(head, tail...), err
+	return move(head, tail), err
 }
 
 // portion is how many of n characters to ask for at once: n, or 1 where the answer with its header would have a length
@@ -171,7 +182,7 @@ func (s *Slot) readBlock(ctx context.Context, send []byte, n int, bwi uint8, sec
 		if len(resp.Data) == 0 || len(resp.Data) > n-len(got) {
 			return nil, fmt.Errorf("%w: %d characters, %d were asked for", ErrResponse, len(resp.Data), n-len(got))
 		}
-		got, send = append(got, resp.Data...), nil
+		got, send = move(got, resp.Data), nil
 	}
 	return got, nil
 }
