@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -98,6 +96,7 @@ func (c *conn) run() {
 	err := c.serve()
 	c.cancel()
 	c.net.Close()
+	c.wipe()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), sessionCloseTime)
 	defer cancel()
 	c.session.Close(ctx)
@@ -269,11 +268,32 @@ func (c *conn) read(b []byte) ([]byte, error) {
 	if c.reader.Buffered() < len(b) && !c.hasDeadline {
 		c.setReadDeadline(c.server.limits.Message)
 	}
-	_, err := io.ReadFull(c.reader, b)
+	err := c.fill(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, errIncomplete
 	}
 	return b, err
+}
+
+// fill takes b out of the reader's buffer, and wipes it there: it may be a PIN.
+func (c *conn) fill(b []byte) error {
+	for len(b) > 0 {
+		part, err := c.reader.Peek(min(len(b), max(c.reader.Buffered(), 1)))
+		if err != nil {
+			return err
+		}
+		b = b[copy(b, part):]
+		clear(part)
+		_, _ = c.reader.Discard(len(part)) // it is there
+	}
+	return nil
+}
+
+// wipe forgets what was not taken of the last requests.
+func (c *conn) wipe() {
+	rest, _ := c.reader.Peek(c.reader.Buffered())
+	clear(rest)
+	clear(c.in)
 }
 
 func (c *conn) setReadDeadline(d time.Duration) {
@@ -293,17 +313,26 @@ func (c *conn) readPayload(length uint32) ([]byte, error) {
 		return nil, errTooLong
 	}
 	want := int(length)
-	b := c.in[:0]
-	for len(b) < want {
-		n := min(want-len(b), max(len(b), keptBuffer))
-		b = slices.Grow(b, n)
-		if _, err := c.read(b[len(b) : len(b)+n]); err != nil {
+	c.in = c.in[:0]
+	for len(c.in) < want {
+		have := len(c.in)
+		n := min(want-have, max(have, keptBuffer))
+		c.in = grow(c.in, n)[:have+n]
+		if _, err := c.read(c.in[have:]); err != nil {
 			return nil, err
 		}
-		b = b[:len(b)+n]
 	}
-	c.in = b
-	return b, nil
+	return c.in, nil
+}
+
+// grow returns b with room for n more bytes. Memory that becomes too small is wiped.
+func grow(b []byte, n int) []byte {
+	if n <= cap(b)-len(b) {
+		return b
+	}
+	larger := append(make([]byte, 0, len(b)+n), b...)
+	clear(b)
+	return larger
 }
 
 // write sends a reply, in one write as some clients need it, within the time for a message.
@@ -316,6 +345,7 @@ func (c *conn) write(b []byte) error {
 	}
 	_ = c.net.SetWriteDeadline(time.Now().Add(c.server.limits.Message))
 	_, err := c.net.Write(b)
+	clear(b)
 	return err
 }
 

@@ -282,6 +282,8 @@ func (c *conn) transmit(body []byte) error {
 	c.watched(func(ctx context.Context) {
 		response, m.Code = c.session.Transmit(ctx, m.Card, m.SendPCI.Protocol, command)
 	})
+	clear(command)
+	defer clear(response)
 	response, m.ReceiveLength, m.Code = fit(response, m.ReceiveLength, m.Code)
 	return c.write(append(m.Append(c.out[:0]), response...))
 }
@@ -300,6 +302,8 @@ func (c *conn) control(body []byte) error {
 	}
 	var out []byte
 	c.watched(func(ctx context.Context) { out, m.Code = c.session.Control(ctx, m.Card, m.ControlCode, in) })
+	clear(in)
+	defer clear(out)
 	out, m.Returned, m.Code = fit(out, m.ReceiveLength, m.Code)
 	return c.write(append(m.Append(c.out[:0]), out...))
 }
