@@ -362,6 +362,13 @@ func TestRefusedFirmwareIsListedWithTheWayOut(t *testing.T) {
 	assert.Equal(t, exitOK, got.code, got.stderr)
 }
 
+func TestAFolderOfQuirksThatWasAskedForMustBeThere(t *testing.T) {
+	got := probe(t, "list", "--quirks-dir", t.TempDir()+"/quirks.f", "--virtual", tpduT1)
+	assert.Equal(t, exitUsage, got.code)
+	assert.Contains(t, got.stderr, "quirks.f: no such file or directory")
+	assert.Equal(t, exitOK, probe(t, "list", "--quirks-dir", "", "--virtual", tpduT1).code)
+}
+
 func TestFaultyQuirksAreAnErrorWithFileAndLine(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(dir+"/bad.toml", []byte("[[quirk]]\nid = 3\n"), 0o600))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,11 +71,25 @@ type search struct {
 	quirks *quirks.Table
 }
 
-// withReaders looks for readers on the backends that the flags ask for, and gives them to f.
-func (p *program) withReaders(ctx context.Context, f func(search) error) (err error) {
+// loadQuirks reads the files in the folder of --quirks-dir, which has to be there unless it is the default one.
+func (p *program) loadQuirks() (*quirks.Table, error) {
+	if dir := p.opts.quirksDir; dir != "" && dir != quirksDir {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, usage("Without the flag it is "+quirksDir+", which may be missing.", "--quirks-dir: %w", err)
+		}
+	}
 	table, err := quirks.Load(p.opts.quirksDir)
 	if err != nil {
-		return usage("What can stand in such a file is in docs/quirks.md; --quirks-dir '' leaves all of them out.", "%w", err)
+		return nil, usage("What can stand in such a file is in docs/quirks.md; --quirks-dir '' leaves all of them out.", "%w", err)
+	}
+	return table, nil
+}
+
+// withReaders looks for readers on the backends that the flags ask for, and gives them to f.
+func (p *program) withReaders(ctx context.Context, f func(search) error) (err error) {
+	table, err := p.loadQuirks()
+	if err != nil {
+		return err
 	}
 	backends, closeAll, err := p.backends(ctx)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/goccid/goccid/ccid/host"
-	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/rerun"
 	"github.com/goccid/goccid/usbtransport/capture"
 )
@@ -73,9 +72,9 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 	if err != nil {
 		return err
 	}
-	table, err := quirks.Load(p.opts.quirksDir)
+	table, err := p.loadQuirks()
 	if err != nil {
-		return usage("What can stand in such a file is in docs/quirks.md; --quirks-dir '' leaves all of them out.", "%w", err)
+		return err
 	}
 	steps := []rerun.Done{}
 	result, err := rerun.Run(ctx, c, rerun.Options{

@@ -47,7 +47,7 @@ func overUSBIP(s Search) []string {
 	case s.Err != nil:
 		return []string{
 			fmt.Sprintf("The USB/IP server does not answer: %v.", s.Err),
-			"Does usbipd run there, and does a firewall let its port through? On its machine \"usbip list -r 127.0.0.1\" asks it.",
+			"Does usbipd run there, and does a firewall let its port through? On its machine \"usbip list -r 127.0.0.1\" asks it (at another port than 3240 with --tcp-port PORT before list).",
 		}
 	case len(s.Devices) == 0:
 		return []string{
