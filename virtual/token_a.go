@@ -201,23 +201,13 @@ func (t *tokenA) proceed(ctx context.Context, c ccid.Command, icc card.Card, sen
 		n := 1
 		switch b[0] {
 		case 0x60:
-			t.mu.Lock()
-			t.nulls++
-			t.mu.Unlock()
+			t.null()
 			continue
 		case ins:
 			n = max(len(send), expect-len(received))
 		case ^ins:
 		default:
-			if b[0]>>4 != 6 && b[0]>>4 != 9 {
-				return s.failure(c, ccid.ErrorProcedureByteConflict)
-			}
-			sw2, code := l.read(ctx, 1)
-			if code != 0 {
-				return s.failure(c, code)
-			}
-			t.offer(received, append(b, sw2...))
-			return s.answer(c, 0, nil)
+			return t.conclude(ctx, l, received, b[0])
 		}
 		if len(send) > 0 {
 			n = min(n, len(send))
@@ -240,6 +230,26 @@ func (t *tokenA) proceed(ctx context.Context, c ccid.Command, icc card.Card, sen
 		}
 		received = slices.Concat(received, part, rest)
 	}
+}
+
+// conclude reads the rest of what sw1 begins, SW1 SW2, and has the host fetch it after what the card has sent before.
+func (t *tokenA) conclude(ctx context.Context, l line, received []byte, sw1 byte) ccid.Response {
+	if sw1>>4 != 6 && sw1>>4 != 9 {
+		return l.slot.failure(l.command, ccid.ErrorProcedureByteConflict)
+	}
+	sw2, code := l.read(ctx, 1)
+	if code != 0 {
+		return l.slot.failure(l.command, code)
+	}
+	t.offer(received, []byte{sw1, sw2[0]})
+	return l.slot.answer(l.command, 0, nil)
+}
+
+// null notes a NULL byte of the card.
+func (t *tokenA) null() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.nulls++
 }
 
 // await tells the host that the card wants data, n bytes at first.
