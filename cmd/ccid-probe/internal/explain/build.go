@@ -405,10 +405,10 @@ func (b *builder) response(dev *device, l *link, m moment, out *Transfer) {
 }
 
 // answer notes that the transfer has the answer, which came at end, to a command that was sent at start.
-func (t *Transfer) answer(command int, start, end time.Time) {
-	t.Answers = command
+func (x *Transfer) answer(command int, start, end time.Time) {
+	x.Answers = command
 	if !start.IsZero() && !end.IsZero() {
-		t.Latency = microseconds(max(0, end.Sub(start)))
+		x.Latency = microseconds(max(0, end.Sub(start)))
 	}
 }
 
