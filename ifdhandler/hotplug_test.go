@@ -80,8 +80,8 @@ func TestHotPlugNamesEachSlotAsPCSCLiteDoes(t *testing.T) {
 	first := p.next(t, ifdhandler.ReaderArrived)
 	p.plug(t, 1)
 	second := p.next(t, ifdhandler.ReaderArrived)
-	assert.Equal(t, []string{"Gemplus USB SmartCard Reader (home) 00 00", "Gemplus USB SmartCard Reader (home) 00 01"}, names(first))
-	assert.Equal(t, []string{"Gemplus USB SmartCard Reader (home) 01 00"}, names(second))
+	assert.Equal(t, []string{"Gemalto PC Twin Reader (home) 00 00", "Gemalto PC Twin Reader (home) 00 01"}, names(first))
+	assert.Equal(t, []string{"Gemalto PC Twin Reader (home) 01 00"}, names(second))
 	assert.NotEqual(t, first.Slots[0].Lun.Reader(), second.Slots[0].Lun.Reader())
 	assert.Equal(t, uint16(1), first.Slots[1].Lun.Slot())
 	for _, s := range append(first.Slots, second.Slots...) {
@@ -153,7 +153,7 @@ func TestHotPlugReportsAReaderThatIsBusyAndThenFree(t *testing.T) {
 func TestHotPlugOpensReadersByTheNewQuirks(t *testing.T) {
 	p := newPlugs(t, host.Options{})
 	p.plug(t, 1)
-	require.Equal(t, "Gemplus USB SmartCard Reader 00 00", p.next(t, ifdhandler.ReaderArrived).Slots[0].Name)
+	require.Equal(t, "Gemalto PC Twin Reader 00 00", p.next(t, ifdhandler.ReaderArrived).Slots[0].Name)
 	table, err := (*quirks.Table)(nil).Extend("new.toml", []byte("[[quirk]]\nid = \"x\"\nreader = [\"08E6:3437\"]\nset.name = \"Renamed\"\n"))
 	require.NoError(t, err)
 	p.SetQuirks(table)

@@ -105,11 +105,11 @@ func TestMonitorFollowsPlugAndUnplug(t *testing.T) {
 	require.NoError(t, err)
 	first := nextEvent(t, m)
 	require.Equal(t, host.ReaderArrived, first.Kind)
-	require.Equal(t, "Gemplus USB SmartCard Reader 00 00", first.Reader.Name())
+	require.Equal(t, "Gemalto PC Twin Reader 00 00", first.Reader.Name())
 	_, err = bus.Plug(devices[1])
 	require.NoError(t, err)
 	second := nextEvent(t, m)
-	require.Equal(t, "Gemplus USB SmartCard Reader 01 00", second.Reader.Name())
+	require.Equal(t, "Gemalto PC Twin Reader 01 00", second.Reader.Name())
 	require.Len(t, m.Readers(), 2)
 	for range 20 {
 		bus.Unplug(devices[0])

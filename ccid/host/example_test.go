@@ -39,7 +39,7 @@ func Example() {
 	}
 	fmt.Printf("%s\nATR % X\nSELECT % X\n", reader.Name(), atr, response)
 	// Output:
-	// Gemplus USB SmartCard Reader 00 00
+	// Gemalto PC Twin Reader 00 00
 	// ATR 3B 9C 96 81 31 FE 45 80 73 C0 01 C0 66 67 6F 63 63 69 64 90
 	// SELECT 90 00
 }

@@ -90,7 +90,7 @@ func TestHotPlugInAnotherPort(t *testing.T) {
 			p.plugAt(t, d, port)
 			r := p.arrival(t)
 			require.Equal(t, fmt.Sprintf("1-%d", port), r.Device().Info().PortPath)
-			require.Equal(t, "Gemplus USB SmartCard Reader 00 00", r.Name(), "the same name in each port")
+			require.Equal(t, "Gemalto PC Twin Reader 00 00", r.Name(), "the same name in each port")
 			require.Less(t, time.Since(begin), time.Second)
 			p.bus.Unplug(d)
 			e := p.next(t)
@@ -119,7 +119,7 @@ func TestTenReadersAtOnce(t *testing.T) {
 				names[p.arrival(t).Name()] = true
 			}
 			for i := range count {
-				require.Contains(t, names, fmt.Sprintf("Gemplus USB SmartCard Reader %02d 00", i))
+				require.Contains(t, names, fmt.Sprintf("Gemalto PC Twin Reader %02d 00", i))
 			}
 			require.Len(t, p.monitor.Readers(), count)
 			for _, d := range devices {
@@ -151,7 +151,7 @@ func TestPlugAgainWithinMilliseconds(t *testing.T) {
 			readers := p.monitor.Readers()
 			require.Len(t, readers, 1)
 			require.False(t, readers[0].Removed())
-			require.Equal(t, "Gemplus USB SmartCard Reader 00 00", readers[0].Name())
+			require.Equal(t, "Gemalto PC Twin Reader 00 00", readers[0].Name())
 			_, err := readers[0].Slot(0).Connect(t.Context())
 			require.NoError(t, err)
 			p.bus.Unplug(d)

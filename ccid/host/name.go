@@ -1,9 +1,11 @@
 package host
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/usbtransport"
 )
 
@@ -54,13 +56,12 @@ func printable(s string) string {
 	return string(b)
 }
 
-// FriendlyName makes the model's name from the device's strings, "Yubico YubiKey OTP+FIDO+CCID", which is also how most
-// entries in the reference driver's list were made; where it has neither string, "CCID reader 08e6:3437". Models with
-// another name in that list need Options.FriendlyName.
+// FriendlyName returns the model's name as pcscd's users know it: that of quirks.ModelName or, for most models, their
+// strings, "Yubico YubiKey OTP+FIDO+CCID"; where there is neither string, "CCID reader 08e6:3437".
 func FriendlyName(d usbtransport.DeviceInfo) string {
-	name := strings.TrimSpace(strings.TrimSpace(d.Manufacturer) + " " + strings.TrimSpace(d.Product))
-	if name == "" {
-		return fmt.Sprintf("CCID reader %04x:%04x", d.IDVendor, d.IDProduct)
-	}
-	return name
+	return cmp.Or(
+		quirks.ModelName(d.IDVendor, d.IDProduct),
+		strings.TrimSpace(strings.TrimSpace(d.Manufacturer)+" "+strings.TrimSpace(d.Product)),
+		fmt.Sprintf("CCID reader %04x:%04x", d.IDVendor, d.IDProduct),
+	)
 }

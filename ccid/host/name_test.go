@@ -1,13 +1,16 @@
 package host_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/goccid/goccid/ccid/host"
+	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/usbtransport"
+	"github.com/goccid/goccid/virtual"
 )
 
 func TestNamesAreThoseOfPcscLite(t *testing.T) {
@@ -23,8 +26,73 @@ func TestNamesAreThoseOfPcscLite(t *testing.T) {
 		require.Equal(t, want, n.String())
 		require.LessOrEqual(t, len(n.String())+1, 128)
 	}
-	require.Equal(t, "CCID reader 08e6:3437", host.FriendlyName(usbtransport.DeviceInfo{IDVendor: 0x08E6, IDProduct: 0x3437}))
-	require.Equal(t, "Yubico YubiKey", host.FriendlyName(usbtransport.DeviceInfo{Manufacturer: " Yubico ", Product: "YubiKey"}))
+}
+
+func TestModelsWithoutAnotherNameAreCalledByTheirStrings(t *testing.T) {
+	for want, d := range map[string]usbtransport.DeviceInfo{
+		"Yubico YubiKey":         {Manufacturer: " Yubico ", Product: "YubiKey"},
+		"YubiKey":                {Product: "YubiKey "},
+		"Yubico":                 {Manufacturer: "Yubico"},
+		"CCID reader 08e7:3437":  {IDVendor: 0x08E7, IDProduct: 0x3437},
+		"Gemalto PC Twin Reader": {IDVendor: 0x08E6, IDProduct: 0x3437, Manufacturer: "Gemplus", Product: "USB SmartCard Reader"},
+		"ACS ACR 38U-CCID":       {IDVendor: 0x072F, IDProduct: 0x90CC, Product: "CCID USB Reader"},
+	} {
+		require.Equal(t, want, host.FriendlyName(d))
+	}
+}
+
+// withInterfaceName is a reader whose interface has the product's string as its own.
+type withInterfaceName struct{ *virtual.Reader }
+
+func (w withInterfaceName) Describe() usbtransport.DeviceInfo {
+	const (
+		iInterface = 18 + 9 + 8 // after the device, the configuration, and what stands before it in the interface descriptor
+		iProduct   = 2
+	)
+	d := w.Reader.Describe()
+	d.Descriptors[iInterface] = iProduct
+	return d
+}
+
+func TestOpenedReadersHaveTheNamesOfPcscd(t *testing.T) {
+	const iccInterface = "ICC Interface 70D7E2EE"
+	row, err := (*quirks.Table)(nil).Extend("test.toml", []byte("[[quirk]]\nid = \"desk\"\nreader = [\"08E6:3437\"]\nset.name = \"Front desk\"\n"))
+	require.NoError(t, err)
+	plain := func(r *virtual.Reader) virtual.Device { return r }
+	named := func(r *virtual.Reader) virtual.Device { return withInterfaceName{r} }
+	for _, test := range []struct {
+		name    string
+		config  virtual.Config
+		device  func(*virtual.Reader) virtual.Device
+		options host.Options
+		want    string
+	}{
+		{"serial number", virtual.Config{SerialNumber: "70D7E2EE"}, plain, host.Options{}, "Gemalto PC Twin Reader (70D7E2EE) 00 00"},
+		{"neither serial number nor interface", virtual.Config{Model: "au9540"}, plain, host.Options{}, "Alcor Micro AU9540 00 00"},
+		{"name from strings", virtual.Config{Model: "yubikey-4", Product: "YubiKey OTP+CCID"}, plain, host.Options{}, "Yubico YubiKey OTP+CCID 00 00"},
+		{"second of its kind", virtual.Config{}, plain, host.Options{Number: 1}, "Gemalto PC Twin Reader 01 00"},
+		{"interface", virtual.Config{Product: "Contact"}, named, host.Options{}, "Gemalto PC Twin Reader [Contact] 00 00"},
+		{"both", virtual.Config{Product: "Contact", SerialNumber: "70D7E2EE"}, named, host.Options{}, "Gemalto PC Twin Reader [Contact] (70D7E2EE) 00 00"},
+		{"serial number in interface", virtual.Config{Product: iccInterface, SerialNumber: "70D7E2EE"}, named, host.Options{}, "Gemalto PC Twin Reader [ICC Interface 70D7E2EE] 00 00"},
+		{"-I", virtual.Config{Product: iccInterface, SerialNumber: "70D7E2EE"}, named, host.Options{NoInterfaceName: true}, "Gemalto PC Twin Reader (70D7E2EE) 00 00"},
+		{"-S", virtual.Config{Product: "Contact", SerialNumber: "70D7E2EE"}, named, host.Options{NoSerial: true}, "Gemalto PC Twin Reader [Contact] 00 00"},
+		{"-I and -S", virtual.Config{Product: "Contact", SerialNumber: "1"}, named, host.Options{NoInterfaceName: true, NoSerial: true}, "Gemalto PC Twin Reader 00 00"},
+		{"program's name", virtual.Config{SerialNumber: "1"}, plain, host.Options{FriendlyName: "Mine"}, "Mine (1) 00 00"},
+		{"administrator's name", virtual.Config{SerialNumber: "1"}, plain, host.Options{FriendlyName: "Mine", Quirks: row}, "Front desk (1) 00 00"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r, err := virtual.NewReader(test.config)
+			require.NoError(t, err)
+			bus := virtual.NewBus()
+			t.Cleanup(func() { require.NoError(t, errors.Join(bus.Close(), r.Close())) })
+			_, err = bus.Plug(test.device(r))
+			require.NoError(t, err)
+			reader, err := host.OpenFirst(t.Context(), bus, test.options)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, reader.Close()) })
+			require.Equal(t, test.want, reader.Name())
+		})
+	}
 }
 
 // classDescriptor is that of a Gemalto PC Twin Reader.

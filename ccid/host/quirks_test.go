@@ -221,9 +221,9 @@ func quirkCases() []quirkCase {
 			`to use the reader all the same, write a quirk for it that has disable = ["scr331-firmware"]`,
 	}, {
 		keys: "name", id: "front-desk", text: `set.name = "Front desk"`,
-		config:  func() virtual.Config { return virtual.Config{SerialNumber: "1234", Product: "Reader"} },
+		config:  func() virtual.Config { return virtual.Config{SerialNumber: "1234"} },
 		see:     func(_ *testing.T, r *quirkRun) any { return r.reader.Name() },
-		without: "Gemplus Reader (1234) 00 00", with: "Front desk (1234) 00 00",
+		without: "Gemalto PC Twin Reader (1234) 00 00", with: "Front desk (1234) 00 00",
 	}, {
 		keys: "descriptor.max_ifsd", id: "mysmartpad-ifsd", vid: 0x09BE, pid: 0x0002,
 		config: func() virtual.Config {

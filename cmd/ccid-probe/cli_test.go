@@ -521,8 +521,9 @@ func TestAReaderThatCantBeOpenedIsListedWithTheReason(t *testing.T) {
 
 func TestReadersAreChosenInManyWays(t *testing.T) {
 	bus, _ := plugged(t,
-		virtual.Config{Product: "Alpha", SerialNumber: "S1"}, virtual.Config{Product: "Beta", SerialNumber: "S2"},
-		virtual.Config{Model: "scr3310", Product: "Beta Two"},
+		virtual.Config{Model: "yubikey", Product: "Alpha", SerialNumber: "S1"},
+		virtual.Config{Model: "yubikey", Product: "Beta", SerialNumber: "S2"},
+		virtual.Config{Model: "yubico-yubikey-4-otp-ccid", Product: "Beta Two"}, virtual.Config{Model: "cherrysmartterminalst2xxx"},
 	)
 	tests := map[string]struct {
 		key  string
@@ -532,16 +533,16 @@ func TestReadersAreChosenInManyWays(t *testing.T) {
 	}{
 		"number":         {key: "1", port: "1-2"},
 		"port path":      {key: "1-3", port: "1-3"},
-		"ids":            {key: "04e6:5116", port: "1-3"},
-		"ids, capitals":  {key: "04E6:5116", port: "1-3"},
+		"ids":            {key: "1050:0405", port: "1-3"},
+		"ids, capitals":  {key: "046A:003E", port: "1-4"},
 		"part of a name": {key: "alph", port: "1-1"},
 		"serial number":  {key: "(s2)", port: "1-2"},
-		"whole name":     {key: "gemplus beta (s2) 01 00", port: "1-2"},
-		"two ids":        {key: "08e6:3437", code: exitUsage, want: `"08e6:3437" means 2 readers`},
+		"whole name":     {key: "yubico beta (s2) 01 00", port: "1-2"},
+		"two ids":        {key: "1050:0404", code: exitUsage, want: `"1050:0404" means 2 readers`},
 		"two names":      {key: "beta", code: exitUsage, want: "port 1-3"},
 		"no such number": {key: "7", code: exitNoReader, want: `no reader is meant by "7"`},
 		"no such name":   {key: "gamma", code: exitNoReader, want: "port 1-1"},
-		"which?":         {key: "", code: exitUsage, want: "there are 3 readers: say which"},
+		"which?":         {key: "", code: exitUsage, want: "there are 4 readers: say which"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -564,10 +565,10 @@ func TestReadersAreChosenInManyWays(t *testing.T) {
 }
 
 func TestVirtualAndRealReadersTogether(t *testing.T) {
-	bus, _ := plugged(t, virtual.Config{Product: "Real"})
+	bus, _ := plugged(t, virtual.Config{Model: "yubikey", Product: "Real"})
 	w := newWorld(t)
 	w.use(bus)
-	got := w.run("list", "--json", "--usb", "usbfs", "--virtual", "name=Virtual")
+	got := w.run("list", "--json", "--usb", "usbfs", "--virtual", "reader=yubikey,name=Virtual")
 	readers := decode[[]listedReader](t, got.stdout)
 	require.Len(t, readers, 2)
 	assert.Contains(t, readers[0].Name, "Real")

@@ -90,7 +90,7 @@ func TestExportedReadersAreReadersHere(t *testing.T) {
 	got := probe(t, "list", "--usbip", x.address)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Empty(t, got.stderr)
-	require.Equal(t, `0  SCM Microsystems Inc. SCR3310 USB Smart Card Reader 00 00
+	require.Equal(t, `0  SCM Microsystems Inc. SCR 3310 00 00
    04e6:5116, port 1-1, TPDU level, usbip
    slot 0: card, ATR 3B 9C 96 81 31 FE 45 80 73 C0 01 C0 66 67 6F 63 63 69 64 90
    slot 1: card, ATR 3B 1C 94 80 73 C0 01 C0 66 67 6F 63 63 69 64

@@ -46,7 +46,7 @@ func TestStatusTellsWhoHoldsWhat(t *testing.T) {
 	assert.Equal(t, 1, r.Clients.Connected)
 	require.Len(t, r.Readers, 1)
 	reader := r.Readers[0]
-	assert.Equal(t, "Gemplus USB SmartCard Reader 00 00", reader.Name)
+	assert.Equal(t, "Gemalto PC Twin Reader 00 00", reader.Name)
 	require.Len(t, reader.Handles, 1)
 	assert.Equal(t, int32(os.Getpid()), reader.Handles[0].Client.PID)
 	require.NotNil(t, reader.Lock)
@@ -54,7 +54,7 @@ func TestStatusTellsWhoHoldsWhat(t *testing.T) {
 
 	code, stdout, stderr = call(t, nil, "status", "--socket", h.socket())
 	require.Zero(t, code, stderr)
-	assert.Contains(t, stdout, "Gemplus USB SmartCard Reader 00 00\n")
+	assert.Contains(t, stdout, "Gemalto PC Twin Reader 00 00\n")
 	assert.Contains(t, stdout, "held in a transaction by ")
 }
 
@@ -120,7 +120,7 @@ func TestMetricsAreServedWhereAskedFor(t *testing.T) {
 	text, err := io.ReadAll(answer.Body)
 	require.NoError(t, err)
 	assert.Contains(t, string(text), "\ngoccidd_readers 1\n")
-	assert.Contains(t, string(text), "goccidd_card_present{reader=\"Gemplus USB SmartCard Reader 00 00\"} 1\n")
+	assert.Contains(t, string(text), "goccidd_card_present{reader=\"Gemalto PC Twin Reader 00 00\"} 1\n")
 	d.stop(t)
 	assert.True(t, gone(h.path("metrics")))
 }

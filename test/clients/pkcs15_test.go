@@ -67,7 +67,7 @@ func TestPKCS15Card(t *testing.T) {
 		{"pkcs15-tool lists", []string{"pkcs15-tool", "--dump"}, []string{"PKCS#15 Card [goccid]", "PIN [PIN]", "Private EC Key [key]", "X.509 Certificate [certificate]"}},
 		{"pkcs15-tool reads the certificate", []string{"pkcs15-tool", "--read-certificate", "45"}, []string{"BEGIN CERTIFICATE"}},
 		{"pkcs15-tool verifies the PIN", []string{"pkcs15-tool", "--verify-pin", "--auth-id", "01", "--pin", card.DefaultPIN}, nil},
-		{"pkcs11-tool lists slots", []string{"pkcs11-tool", "--list-slots"}, []string{"SCR3310", "goccid"}},
+		{"pkcs11-tool lists slots", []string{"pkcs11-tool", "--list-slots"}, []string{"SCR 3310", "goccid"}},
 		{"pkcs11-tool lists objects after login", []string{"pkcs11-tool", "--login", "--pin", card.DefaultPIN, "--list-objects"}, []string{"Certificate Object", "Private Key Object"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 // A T=1 card in a reader of a common kind.
 const (
 	usual     = "reader=gemalto-pc-twin,card=t1"
-	usualName = "Gemplus USB SmartCard Reader 00 00"
+	usualName = "Gemalto PC Twin Reader 00 00"
 	usualATR  = "3B 9C 96 81 31 FE 45 80 73 C0 01 C0 66 67 6F 63 63 69 64 90"
 )
 
