@@ -442,6 +442,26 @@ func TestSentBlocksAreWiped(t *testing.T) {
 	require.Nil(t, s.e.command)
 }
 
+func TestPartsOfAnAnswerAreWiped(t *testing.T) {
+	whole := func(e *Engine) []byte { return e.response[:cap(e.response)] }
+	outgrown := newSession(t, Config{})
+	outgrown.transmit(0x00).card(IPCB(0, true), 1, 2, 3)
+	before := whole(outgrown.e)
+	outgrown.card(IPCB(1, true), bytes.Repeat([]byte{4}, DefaultIFS)...)
+	require.Zero(t, bytes.Trim(before, "\x00"), "by a larger buffer")
+
+	for name, end := range map[string]func(s *session){
+		"a failure":       func(s *session) { s.card(AbortRequest).card(0x80).card(ResynchResponse) },
+		"the next answer": func(s *session) { s.card(IPCB(1, false), 4); s.transmit(0x00) },
+		"a reset":         func(s *session) { require.NoError(t, s.e.Reset(Config{})) },
+	} {
+		s := newSession(t, Config{})
+		s.transmit(0x00).card(IPCB(0, true), 1, 2, 3)
+		end(s)
+		require.Zero(t, bytes.Trim(whole(s.e), "\x00"), "by %s", name)
+	}
+}
+
 func TestDelegate(t *testing.T) {
 	s := newSession(t, Config{IFSC: 20, NAD: 0x12})
 	s.transmit(1).card(0x00, 1).answers(1)
