@@ -1,7 +1,7 @@
 package pcscd
 
 import (
-	"encoding/hex"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -20,7 +20,7 @@ type ReaderReport struct {
 	Name         string   `json:"name"`
 	Lun          string   `json:"lun"`
 	State        string   `json:"state"`    // as wire.State says it; "starting" before the first status
-	ATR          string   `json:"atr"`      // in hexadecimal
+	ATR          string   `json:"atr"`      // in upper-case hexadecimal
 	Protocol     string   `json:"protocol"` // as wire.Protocol says it
 	Powered      bool     `json:"powered"`  // false for a card whose power was taken because nobody used it
 	Busy         bool     `json:"busy"`     // the driver works for somebody
@@ -97,7 +97,7 @@ func (r *reader) report() ReaderReport {
 	defer r.mu.Unlock()
 	p := r.public
 	report := ReaderReport{
-		Name: r.name, Lun: r.lun.String(), State: p.State.String(), ATR: hex.EncodeToString(p.ATR),
+		Name: r.name, Lun: r.lun.String(), State: p.State.String(), ATR: fmt.Sprintf("%X", p.ATR),
 		Protocol: p.Protocol.String(), Powered: r.powered, Busy: r.turn.taken, Sharing: p.Sharing,
 		EventCounter: p.EventCounter, Counters: r.counters, Lock: r.reportLock(),
 		Handles: []HandleReport{}, Queue: []WaiterReport{},

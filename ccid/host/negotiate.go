@@ -26,6 +26,21 @@ type Parameters struct {
 	IFSC, IFSD int
 }
 
+// String returns all that is known, for logs: "T=1, Fi/Di 96, PPS done, IFSC 254, IFSD 254".
+func (p Parameters) String() string {
+	text := fmt.Sprintf("T=%d, Fi/Di %02X", p.T, p.FD)
+	if p.PPS {
+		text += ", PPS done"
+	}
+	if p.IFSC > 0 {
+		text += fmt.Sprintf(", IFSC %d, IFSD %d", p.IFSC, p.IFSD)
+	}
+	if p.Refused != nil {
+		text += fmt.Sprintf(", set by the reader (%v)", p.Refused)
+	}
+	return text
+}
+
 // Mapping says who makes T=0 TPDUs out of APDUs, for readers at TPDU and character level.
 type Mapping uint8
 
@@ -145,7 +160,7 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		if err == nil {
 			s.learn(t, failed)
 			s.parameters.Refused = errors.Join(s.parameters.Refused, notSet(try, reasons))
-			s.reader.log.Debugf("slot %d: parameters %+v", s.index, s.parameters)
+			s.reader.log.Debugf("slot %d: %v", s.index, s.parameters)
 			return nil
 		}
 		s.transmitter = nil
