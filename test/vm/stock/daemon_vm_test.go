@@ -23,6 +23,9 @@ import (
 // daemonRemovals is how often goccidd has the reader pulled out with each backend. The driver's 200 times are in package removal.
 const daemonRemovals = 10
 
+// readerName is that of QEMU's reader, which has the numbers of a GemPC433, in pcscd and so in goccidd.
+const readerName = "Gemalto Gemplus USB SmartCard Reader 433-Swap"
+
 // TestVMDaemon has the stock tools use goccidd, and plugs and unplugs the reader under a client that waits for it and works with it. The log
 // has one line about each removal, and nothing above info.
 func TestVMDaemon(t *testing.T) {
@@ -83,10 +86,10 @@ func useTools(t *testing.T, socket string) {
 		require.NoError(t, err, "%s: %s", cmd, said)
 		return string(said)
 	}
-	assert.Contains(t, run("opensc-tool", "-l"), "QEMU USB CCID")
+	assert.Contains(t, run("opensc-tool", "-l"), readerName)
 	assert.Contains(t, run("opensc-tool", "-c", "default", "-a"), strings.ToLower(strings.ReplaceAll(vmtest.ATR, " ", ":")))
 	assert.Contains(t, run("opensc-tool", "-c", "default", "-s", "00:A4:04:00:07:A0:00:00:00:79:01:00"), "SW1=0x90, SW2=0x00", "OpenSC asks for the rest itself")
 	scanned := run("pcsc_scan", "-n", "-t", "1")
-	assert.Contains(t, scanned, "QEMU USB CCID")
+	assert.Contains(t, scanned, readerName)
 	assert.Contains(t, scanned, vmtest.ATR)
 }
