@@ -83,6 +83,10 @@ type Manager struct {
 
 	table atomic.Pointer[table]
 
+	// removing is held while the slots of a reader end, so that they end together: two of them may learn of it at once. It is
+	// taken before any other lock.
+	removing sync.Mutex
+
 	mu sync.Mutex
 	// readers are those that clients see, in the table's order. states is what each has published.
 	readers []*reader
@@ -197,6 +201,8 @@ func (m *Manager) slots(number uint16) []*reader {
 
 // remove makes readers disappear, all in one generation of the table. Their goroutines close the channels.
 func (m *Manager) remove(readers []*reader) {
+	m.removing.Lock()
+	defer m.removing.Unlock()
 	gone := map[*reader]bool{}
 	numbers := map[uint16]bool{}
 	for _, r := range readers {

@@ -202,9 +202,10 @@ func validFD(fd byte) bool {
 // inactive records that a host uses a card without power, unless it can't know yet that the power is gone.
 func (s *slot) inactive(c ccid.Command) {
 	s.function.mu.Lock()
-	lost := s.lost
+	// A message that was on its way when the reader was pulled out comes to one without power.
+	unknowing := s.lost || s.function.port == nil
 	s.function.mu.Unlock()
-	if !lost {
+	if !unknowing {
 		s.violated(c, RuleInactive, "%v", c.Type)
 	}
 }
