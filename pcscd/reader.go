@@ -244,15 +244,20 @@ func (r *reader) drop(h *handle) {
 	r.rest()
 }
 
-// failed notes a driver's error, and acts on what it says about the reader.
+// failed notes a driver's error, and acts on what it says about the reader. Whatever a call says that the reader's removal has
+// ended, NoSuchDevice is why.
 func (r *reader) failed(err error) ifdhandler.Code {
 	code := ifdhandler.CodeOf(err)
 	r.mu.Lock()
-	if !r.removed {
+	removed := r.removed
+	if !removed {
 		r.counters.DriverErrors++
 		r.lastError = &ErrorReport{Time: time.Now(), Text: err.Error()}
 	}
 	r.mu.Unlock()
+	if removed {
+		return ifdhandler.NoSuchDevice
+	}
 	if code == ifdhandler.NoSuchDevice {
 		r.manager.remove(r.manager.slots(r.lun.Reader()))
 	}
