@@ -66,6 +66,16 @@ func isConnected(device *gousb.Device, number uint8) bool {
 	return false
 }
 
+// isConfigured asks the system whether the device has a configuration, and with it interfaces. One whose authorization was taken
+// away is still there without. Only the system's word counts: a question that fails otherwise is no answer.
+func isConfigured(device *gousb.Device) bool {
+	number, err := device.ActiveConfigNum()
+	if err != nil {
+		return !errors.Is(err, gousb.ErrorNoDevice) && !errors.Is(err, gousb.ErrorNotFound)
+	}
+	return number != 0
+}
+
 func asError(code C.int) error {
 	if code == 0 {
 		return nil

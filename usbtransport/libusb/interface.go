@@ -318,15 +318,14 @@ func (c *claimed) attached() bool {
 		return true
 	case <-grace.C:
 	}
-	_, err := c.device.ActiveConfigNum()
-	return !errors.Is(err, gousb.ErrorNoDevice) && c.state() == nil
+	return isConfigured(c.device) && c.state() == nil
 }
 
 // failed makes an Error of a failure. libusb says that there is no device for the end of a driver's binding, too, as it comes
 // with a reset by another process: what counts is whether the kernel still knows the device by our handle.
 func (c *claimed) failed(op string, endpoint uint8, cause error) error {
 	kind := kindOf(cause)
-	if kind == usbtransport.ErrRemoved && c.state() == nil && isConnected(c.device, c.number) {
+	if kind == usbtransport.ErrRemoved && c.state() == nil && isConnected(c.device, c.number) && isConfigured(c.device) {
 		kind, cause = usbtransport.ErrIO, fmt.Errorf("%w: %w", usbtransport.ErrReset, cause)
 	}
 	if kind == usbtransport.ErrRemoved || kind == usbtransport.ErrIO && !c.attached() {
