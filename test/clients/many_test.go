@@ -17,7 +17,7 @@ import (
 // stops at 200 connections.
 func TestManyClients(t *testing.T) {
 	program := compile(t, "many.c")
-	// All clients are one process of one user here, with more handles on one reader than pcscd's limit.
+	// More handles on one reader than pcscd's limit.
 	d := goccidd(t, "--virtual", usual, "--max-card-handle-per-reader", "400")
 	var sizes []int
 	for range 4 {

@@ -4,7 +4,6 @@ package cross
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -203,14 +202,6 @@ func exchangeAllLengths(t *testing.T, c *client, k kind) {
 	for what, list := range refused {
 		t.Logf("libccid refuses: %s %v", what, list)
 	}
-}
-
-func shortHex(b []byte) string {
-	text := hex.EncodeToString(b[:min(len(b), 16)])
-	if len(b) > 16 {
-		text += "…" + hex.EncodeToString(b[len(b)-4:])
-	}
-	return text
 }
 
 // transmitAPDU sends an APDU, or the TPDUs for it where an application has to make them.

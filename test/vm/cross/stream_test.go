@@ -3,6 +3,7 @@ package cross
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -286,4 +287,12 @@ func parseWanted(table string) ([]wanted, error) {
 		list = append(list, wanted{cells[0], cells[1], cells[2]})
 	}
 	return list, nil
+}
+
+func shortHex(b []byte) string {
+	text := hex.EncodeToString(b[:min(len(b), 16)])
+	if len(b) > 16 {
+		text += "…" + hex.EncodeToString(b[len(b)-4:])
+	}
+	return text
 }
