@@ -21,7 +21,7 @@ import (
 
 // Each package's tests in the guest are bounded; Go's own test timeout comes a little earlier, and prints where they hang.
 const (
-	suiteTimeout = 4 * time.Minute
+	suiteTimeout = 9 * time.Minute
 	longTimeout  = 15 * time.Minute // for those that pull the reader out 200 times, or have the stock driver do a lot
 )
 
