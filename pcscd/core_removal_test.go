@@ -254,7 +254,7 @@ func TestFaultIsToldOnce(t *testing.T) {
 		require.Less(t, w.Report().Readers[0].Counters.DriverErrors, uint64(1000), "asked now and then")
 		require.NotEmpty(t, w.Report().Readers[0].LastError.Text)
 		w.driver.Hook(nil)
-		w.until(alpha, func(s wire.ReaderState) bool { return s.State != 1 })
+		w.untilState(alpha, 0x34)
 		require.NotEqual(t, wire.Success, c.Status(h), "the card may be another")
 		_, code := c.Reconnect(t.Context(), h, wire.Shared, wire.ProtocolAny, wire.LeaveCard)
 		require.Equal(t, wire.Success, code)
