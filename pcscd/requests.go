@@ -42,6 +42,32 @@ func (c *conn) answer(h wire.Header) error {
 		return c.release(body)
 	case wire.CmdConnect:
 		return c.connect(body)
+	case wire.CmdGetReadersState:
+		return c.table(wire.OldTableLen)
+	case wire.CmdWait:
+		return c.wait()
+	case wire.CmdStopWaiting:
+		return c.stopWaiting()
+	case wire.CmdGetReaderEvents:
+		return c.write(wire.ReaderEvents{Count: c.server.resources.ReaderEvents()}.Append(c.out[:0]))
+	case wire.CmdGetReadersStateSize:
+		return c.tableSize()
+	case wire.CmdGetReadersStateArray:
+		return c.newTable()
+	}
+	return c.answerOnCard(h.Command, body)
+}
+
+// answerOnCard answers a request that is about a handle: only to the client that has it.
+func (c *conn) answerOnCard(command wire.Command, body []byte) error {
+	hCard, err := wire.ParseCard(body)
+	if err != nil {
+		return err
+	}
+	if err := c.own(hCard); err != nil {
+		return err
+	}
+	switch command {
 	case wire.CmdReconnect:
 		return c.reconnect(body)
 	case wire.CmdDisconnect:
@@ -60,18 +86,6 @@ func (c *conn) answer(h wire.Header) error {
 		return c.getAttrib(body)
 	case wire.CmdSetAttrib:
 		return c.setAttrib(body)
-	case wire.CmdGetReadersState:
-		return c.table(wire.OldTableLen)
-	case wire.CmdWait:
-		return c.wait()
-	case wire.CmdStopWaiting:
-		return c.stopWaiting()
-	case wire.CmdGetReaderEvents:
-		return c.write(wire.ReaderEvents{Count: c.server.resources.ReaderEvents()}.Append(c.out[:0]))
-	case wire.CmdGetReadersStateSize:
-		return c.tableSize()
-	case wire.CmdGetReadersStateArray:
-		return c.newTable()
 	}
 	return errUnknownCommand
 }
@@ -209,9 +223,6 @@ func (c *conn) reconnect(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := c.own(m.Card); err != nil {
-		return err
-	}
 	c.watched(func(ctx context.Context) {
 		m.ActiveProtocol, m.Code = c.session.Reconnect(ctx, m.Card, m.ShareMode, m.PreferredProtocols, m.Initialization)
 	})
@@ -223,9 +234,6 @@ func (c *conn) disconnect(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := c.own(m.Card); err != nil {
-		return err
-	}
 	c.watched(func(ctx context.Context) { m.Code = c.session.Disconnect(ctx, m.Card, m.Disposition) })
 	return c.write(m.Append(c.out[:0]))
 }
@@ -233,9 +241,6 @@ func (c *conn) disconnect(body []byte) error {
 func (c *conn) beginTransaction(body []byte) error {
 	m, err := wire.ParseBegin(body)
 	if err != nil {
-		return err
-	}
-	if err := c.own(m.Card); err != nil {
 		return err
 	}
 	c.watched(func(ctx context.Context) { m.Code = c.session.Begin(ctx, m.Card) })
@@ -247,9 +252,6 @@ func (c *conn) endTransaction(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := c.own(m.Card); err != nil {
-		return err
-	}
 	c.watched(func(ctx context.Context) { m.Code = c.session.End(ctx, m.Card, m.Disposition) })
 	return c.write(m.Append(c.out[:0]))
 }
@@ -259,9 +261,6 @@ func (c *conn) status(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := c.own(m.Card); err != nil {
-		return err
-	}
 	m.Code = c.session.Status(m.Card)
 	return c.write(m.Append(c.out[:0]))
 }
@@ -269,9 +268,6 @@ func (c *conn) status(body []byte) error {
 func (c *conn) transmit(body []byte) error {
 	m, err := wire.ParseTransmit(body)
 	if err != nil {
-		return err
-	}
-	if err := c.own(m.Card); err != nil {
 		return err
 	}
 	command, err := c.readPayload(m.SendLength)
@@ -291,9 +287,6 @@ func (c *conn) transmit(body []byte) error {
 func (c *conn) control(body []byte) error {
 	m, err := wire.ParseControl(body)
 	if err != nil {
-		return err
-	}
-	if err := c.own(m.Card); err != nil {
 		return err
 	}
 	in, err := c.readPayload(m.SendLength)
@@ -327,9 +320,6 @@ func (c *conn) getAttrib(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := c.own(m.Card); err != nil {
-		return err
-	}
 	if m.Length > wire.MaxAttribute {
 		return errAttribute
 	}
@@ -352,9 +342,6 @@ func (c *conn) getAttrib(body []byte) error {
 func (c *conn) setAttrib(body []byte) error {
 	m, err := wire.ParseAttribute(body)
 	if err != nil {
-		return err
-	}
-	if err := c.own(m.Card); err != nil {
 		return err
 	}
 	if m.Length > wire.MaxAttribute {

@@ -189,6 +189,14 @@ func ParseConnect(b []byte) (Connect, error) {
 	}, nil
 }
 
+// ParseCard reads hCard, with which the body of each command on a handle begins.
+func ParseCard(body []byte) (int32, error) {
+	if len(body) < 4 {
+		return 0, &LengthError{What: "handle", Got: len(body), Want: 4}
+	}
+	return int32(get32(body, 0)), nil
+}
+
 // Reconnect changes a handle; the reply holds ActiveProtocol and Code.
 type Reconnect struct {
 	Card               int32
