@@ -137,6 +137,44 @@ func TestReaderThatSaysItIsGone(t *testing.T) {
 	})
 }
 
+// TestSlotsThatSayTogetherThatTheyAreGone both see the removal at the same moment; it is one all the same.
+func TestSlotsThatSayTogetherThatTheyAreGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{})
+		w.add("Alpha 00 01", alphaLun+1, card())
+		for range 200 {
+			events := w.ReaderEvents()
+			w.driver.Unplug(0)
+			synctest.Wait()
+			require.Equal(t, events+1, w.ReaderEvents())
+			w.add(alpha, alphaLun, card())
+			w.add("Alpha 00 01", alphaLun+1, card())
+			require.Equal(t, events+2, w.ReaderEvents())
+		}
+	})
+}
+
+// TestCallThatARemovalEnds says that the reader is gone, whatever the driver made of the end of its context.
+func TestCallThatARemovalEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, card(), pcscd.Options{})
+		c := w.client()
+		h := c.open(wire.Shared)
+		w.driver.Hook(func(ctx context.Context, c pcscdtest.Call) error {
+			if c.Function != "TransmitToICC" {
+				return nil
+			}
+			<-ctx.Done()
+			return &ifdhandler.Error{Function: c.Function, Code: ifdhandler.CommunicationError}
+		})
+		ended := make(chan wire.Code, 1)
+		go func() { ended <- c.transmit(h, wire.ProtocolT1) }()
+		synctest.Wait()
+		require.NoError(t, w.RemoveReader(t.Context(), alphaLun))
+		require.Equal(t, wire.ErrReaderUnavailable, <-ended)
+	})
+}
+
 func TestSlotsCountAsOneReader(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil, pcscd.Options{})
