@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -319,5 +320,88 @@ func TestEmptyAnswerWhileTheCardIsTakenOut(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestReaderThatLosesItsCardFirstIsRemoved has a reader that is pulled out, and says with its last answer that it has no card:
+// nobody is to take that for a removal of the card.
+func TestReaderThatLosesItsCardFirstIsRemoved(t *testing.T) {
+	answers := map[string]ccid.Response{
+		"empty answer": {Type: ccid.TypeDataBlock, Status: ccid.NewStatus(ccid.ICCAbsent, ccid.CommandOK)},
+		"failure":      {Type: ccid.TypeDataBlock, Status: ccid.NewStatus(ccid.ICCAbsent, ccid.CommandFailed), Error: ccid.ErrorICCMute},
+	}
+	for name, answer := range answers {
+		for _, level := range levels {
+			bubble(t, fmt.Sprintf("%s, %v", name, level), func(t *testing.T) {
+				var r *rig
+				leaving := false
+				r = newRig(t, virtual.Config{
+					Level: &level, Cards: []card.Card{newCard(1)}, Answer: func(c ccid.Command) (ccid.Response, bool) {
+						if leaving && c.Type == ccid.TypeGetSlotStatus {
+							go r.bus.Unplug(r.device)
+							return unheard(c), true
+						}
+						a := answer
+						a.Slot, a.Seq = c.Slot, c.Seq
+						return a, leaving
+					},
+				}, host.Options{})
+				r.connect(t)
+				before := r.slot.State()
+				changed := make(chan error)
+				go func() {
+					_, err := r.slot.WaitChange(t.Context(), before)
+					changed <- err
+				}()
+				synctest.Wait()
+
+				leaving = true
+				_, err := r.slot.Transmit(t.Context(), produce(t, 4, false))
+				require.ErrorIs(t, err, usbtransport.ErrRemoved)
+				require.NotErrorIs(t, err, host.ErrNoCard)
+				require.ErrorIs(t, <-changed, usbtransport.ErrRemoved)
+				require.Equal(t, before.Events, r.slot.State().Events)
+			})
+		}
+	}
+}
+
+// unheard is an answer that nobody waits for.
+func unheard(c ccid.Command) ccid.Response {
+	return ccid.Response{Type: ccid.TypeSlotStatus, Slot: c.Slot + 1, Seq: c.Seq}
+}
+
+// TestCardThatIsSaidToBeGoneIsLookedFor has a reader that says so of a card with one answer, and is then asked.
+func TestCardThatIsSaidToBeGoneIsLookedFor(t *testing.T) {
+	for name, test := range map[string]struct {
+		status ccid.Status // the answer to GetSlotStatus; 0xFF is none
+		want   host.CardState
+	}{
+		"it is":                   {ccid.NewStatus(ccid.ICCAbsent, ccid.CommandOK), host.CardState{Events: 1}},
+		"it was, and came back":   {ccid.NewStatus(ccid.ICCInactive, ccid.CommandOK), host.CardState{Present: true, Events: 2}},
+		"it is not":               {ccid.NewStatus(ccid.ICCActive, ccid.CommandOK), host.CardState{Present: true}},
+		"the reader does not say": {0xFF, host.CardState{Events: 1}},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			leaving := false
+			r := newRig(t, virtual.Config{
+				Cards: []card.Card{newCard(1)}, Answer: func(c ccid.Command) (ccid.Response, bool) {
+					switch {
+					case !leaving:
+						return ccid.Response{}, false
+					case c.Type == ccid.TypeXfrBlock:
+						return ccid.Response{Type: ccid.TypeDataBlock, Slot: c.Slot, Seq: c.Seq, Status: ccid.NewStatus(ccid.ICCAbsent, ccid.CommandOK)}, true
+					case c.Type == ccid.TypeGetSlotStatus && test.status != 0xFF:
+						return ccid.Response{Type: ccid.TypeSlotStatus, Slot: c.Slot, Seq: c.Seq, Status: test.status}, true
+					}
+					return unheard(c), c.Type == ccid.TypeGetSlotStatus
+				},
+			}, host.Options{})
+			r.connect(t)
+			leaving = true
+			_, err := r.slot.Transmit(t.Context(), produce(t, 4, false))
+			require.ErrorIs(t, err, host.ErrNoCard)
+			require.Equal(t, test.want, r.slot.State())
+		})
 	}
 }

@@ -116,14 +116,35 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 			return ccid.Response{}, err
 		}
 		if resp.Status.Command() != ccid.CommandTimeExtension {
-			// What the slot says after a sleep is not news of its card.
-			r.noticeSleep()
-			r.slots[c.command.Slot].observe(resp.Status, c.command.Type)
-			return resp, nil
+			return resp, r.heed(ctx, c.command, resp.Status)
 		}
 		timer.Reset(min(limits.extended(q.wait, uint8(resp.Error)), time.Until(end)))
 	}
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
+}
+
+// heed takes what an answer says of the slot. The error is that of a removal.
+//
+// A reader that is pulled out may lose its card first, and say so with its last answer. So before a card counts as taken out, the
+// reader is asked whether it is so: one that is going does not answer that. Otherwise that answer is what counts, or the one that
+// is there if it gives none.
+func (r *Reader) heed(ctx context.Context, to ccid.Command, status ccid.Status) error {
+	// What the slot says after a sleep is not news of its card.
+	r.noticeSleep()
+	s := r.slots[to.Slot]
+	if to.Type != ccid.TypeGetSlotStatus && status.ICC() == ccid.ICCAbsent && s.State().Present {
+		ask := request{command: ccid.GetSlotStatus(to.Slot), wait: r.deadlines.slotStatus()}
+		_, err := r.attempt(ctx, ask, r.dispatcher.register(ask))
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, usbtransport.ErrRemoved):
+			return err
+		}
+		s.unsettled = true
+	}
+	s.observe(status, to.Type)
+	return nil
 }
 
 // next waits for the next message to a call.
