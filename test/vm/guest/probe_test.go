@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math/rand/v2"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -202,51 +204,78 @@ func TestVMReplugWhileIdle(t *testing.T) {
 // within a second or so, after nothing but right answers, and logs one line about it.
 func TestVMUnplugUnderAPDUs(t *testing.T) {
 	const rounds = 10
-	commands := slices.Repeat([]string{selectCAC}, 5000)
 	onBothBackends(t, func(t *testing.T, p probe) {
 		for range rounds {
-			ctx, cancel := context.WithTimeout(t.Context(), programDeadline)
-			defer cancel()
-			cmd := p.command(ctx, append([]string{"--log-level", "info", "apdu", "--reader", "0"}, commands...)...)
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
-			stdout, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			answers := bufio.NewReader(stdout)
-			for range 1 + rand.IntN(50) {
-				requireAnswer(t, answers)
-			}
-			time.Sleep(rand.N(20 * time.Millisecond)) // any moment will do
-
-			vmtest.Unplug(t)
-			unplugged := time.Now()
-			rest, err := io.ReadAll(answers)
-			require.NoError(t, err)
-			require.Error(t, cmd.Wait())
-			assert.Less(t, time.Since(unplugged), 3*time.Second)
-
-			for line := range strings.Lines(string(rest)) {
-				requireAnswer(t, bufio.NewReader(strings.NewReader(line)))
-			}
-			assert.Equal(t, exitRemoved, cmd.ProcessState.ExitCode(), stderr.String())
-			assert.Equal(t, 1, strings.Count(stderr.String(), "reader removed"), stderr.String())
-			for _, level := range []string{"level=warning", "level=error", "level=fatal"} {
-				assert.NotContains(t, stderr.String(), level)
-			}
-
+			p.unplugUnderAPDUs(t)
 			vmtest.Plug(t)
 			assert.Equal(t, fciOfCAC, p.apdu(t, selectCACWithLe)[0].Response)
 		}
 	})
 }
 
-// requireAnswer reads one line of `apdu --json`, which must be selectCAC's.
-func requireAnswer(t *testing.T, answers *bufio.Reader) {
+func (p probe) unplugUnderAPDUs(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), programDeadline)
+	defer cancel()
+	w := p.startWorking(ctx, t)
+	time.Sleep(rand.N(20 * time.Millisecond)) // any moment will do
+
+	vmtest.Unplug(t)
+	unplugged := time.Now()
+	for {
+		e, err := w.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		assert.Equal(t, exchange{Command: selectCAC, SW: "610D"}, e)
+	}
+	require.Error(t, w.cmd.Wait())
+	assert.Less(t, time.Since(unplugged), 3*time.Second)
+	assert.Equal(t, exitRemoved, w.cmd.ProcessState.ExitCode(), w.stderr.String())
+	assert.Equal(t, 1, strings.Count(w.stderr.String(), "reader removed"), w.stderr.String())
+	for _, level := range []string{"level=warning", "level=error", "level=fatal"} {
+		assert.NotContains(t, w.stderr.String(), level)
+	}
+}
+
+// working is a probe that exchanges APDUs.
+type working struct {
+	cmd     *exec.Cmd
+	answers *bufio.Reader
+	stderr  strings.Builder
+}
+
+// startWorking starts a probe with many APDUs, and returns once some are answered. It is started again where the card did not
+// answer.
+func (p probe) startWorking(ctx context.Context, t *testing.T) *working {
 	t.Helper()
-	line, err := answers.ReadString('\n')
-	require.NoError(t, err, line)
+	commands := slices.Repeat([]string{selectCAC}, 5000)
+	for tries := 0; ; tries++ {
+		w := &working{cmd: p.command(ctx, append([]string{"--log-level", "info", "apdu", "--reader", "0"}, commands...)...)}
+		w.cmd.Stderr = &w.stderr
+		stdout, err := w.cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, w.cmd.Start())
+		w.answers = bufio.NewReader(stdout)
+		for n := 1 + rand.IntN(50); n > 0 && err == nil; n-- {
+			_, err = w.next()
+		}
+		if err == nil {
+			return w
+		}
+		_ = w.cmd.Wait() // its exit code says it
+		silent := w.cmd.ProcessState.ExitCode() == exitTimedOut && tries < maxSilent
+		require.True(t, silent, "%v: %v: %s", err, w.cmd.ProcessState, w.stderr.String())
+		t.Logf("the emulated card did not answer: %s", w.stderr.String())
+	}
+}
+
+// next reads one line of `apdu --json`; io.EOF is the end of the output.
+func (w *working) next() (exchange, error) {
 	var e exchange
-	require.NoError(t, json.Unmarshal([]byte(line), &e), line)
-	require.Equal(t, exchange{Command: selectCAC, SW: "610D"}, e)
+	line, err := w.answers.ReadBytes('\n')
+	if len(line) > 0 {
+		err = json.Unmarshal(line, &e)
+	}
+	return e, err
 }
