@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -224,6 +225,18 @@ func quirkCases() []quirkCase {
 		config:  func() virtual.Config { return virtual.Config{SerialNumber: "1234"} },
 		see:     func(_ *testing.T, r *quirkRun) any { return r.reader.Name() },
 		without: "Gemalto PC Twin Reader (1234) 00 00", with: "Front desk (1234) 00 00",
+	}, {
+		keys: "descriptor.protocols", id: "speaks-t1", text: "set.descriptor.protocols = 3",
+		config: func() virtual.Config {
+			c := tpduT1()
+			c.Override = func(d *ccid.ClassDescriptor) { d.DwProtocols = 1 }
+			return c
+		},
+		see: func(t *testing.T, r *quirkRun) any {
+			_, err := r.slot.Connect(t.Context())
+			return errors.Is(err, host.ErrProtocol)
+		},
+		without: true, with: false,
 	}, {
 		keys: "descriptor.max_ifsd", id: "mysmartpad-ifsd", vid: 0x09BE, pid: 0x0002,
 		config: func() virtual.Config {

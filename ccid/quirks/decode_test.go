@@ -68,6 +68,7 @@ func TestParseNamesFileAndLine(t *testing.T) {
 		{"disable what is not there", "\n" + head + "disable = [\"b\"]", `f.toml:2: quirk "a": there is no quirk "b" before it`},
 		{"enable itself", head + "enable = [\"a\"]", `f.toml:1: quirk "a": there is no quirk "a" before it`},
 
+		{"protocols", head + "set.descriptor.protocols = 4", "descriptor.protocols needs a number from 1 to 3: 1 for T=0, 2 for T=1"},
 		{"IFSD", head + "set.descriptor.max_ifsd = 255", "descriptor.max_ifsd needs a number from 1 to 254"},
 		{"message length", head + "set.descriptor.max_message_length = 10", "descriptor.max_message_length needs more than the header's 10 bytes"},
 		{"BWI", head + "set.protocol.min_bwi = 10", "protocol.min_bwi needs a number from 1 to 9"},

@@ -117,6 +117,8 @@ func (r *row) check() error {
 func (s *Settings) check() error {
 	pad := s.PINPad
 	switch {
+	case s.Descriptor.Protocols > 3:
+		return errors.New("descriptor.protocols needs a number from 1 to 3: 1 for T=0, 2 for T=1")
 	case s.Descriptor.MaxIFSD > 254:
 		return errors.New("descriptor.max_ifsd needs a number from 1 to 254")
 	case s.Descriptor.MaxMessageLength != 0 && s.Descriptor.MaxMessageLength <= ccid.HeaderLength:

@@ -38,6 +38,8 @@ type Settings struct {
 
 // Descriptor holds corrections of the class descriptor (CCID 1.1 §5.1).
 type Descriptor struct {
+	// Protocols is the true dwProtocols: 1 for T=0, 2 for T=1, 3 for both.
+	Protocols uint8 `toml:"protocols"`
 	// MaxIFSD is the true dwMaxIFSD, 1..254 bytes.
 	MaxIFSD uint8 `toml:"max_ifsd"`
 	// MaxMessageLength is the true dwMaxCCIDMessageLength in bytes, header included.
@@ -196,6 +198,9 @@ const levelBits = ccid.FeatureLevelTPDU | ccid.FeatureLevelShortAPDU | ccid.Feat
 // with what Protocol and PINPad take away from it.
 func (s Settings) Correct(c ccid.ClassDescriptor) ccid.ClassDescriptor {
 	d := s.Descriptor
+	if d.Protocols != 0 {
+		c.DwProtocols = uint32(d.Protocols)
+	}
 	if d.MaxIFSD != 0 {
 		c.DwMaxIFSD = uint32(d.MaxIFSD)
 	}

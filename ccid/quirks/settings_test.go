@@ -23,6 +23,7 @@ func TestCorrect(t *testing.T) {
 		want     func(*ccid.ClassDescriptor)
 	}{
 		{"nothing", Settings{}, func(*ccid.ClassDescriptor) {}},
+		{"protocols", Settings{Descriptor: Descriptor{Protocols: 2}}, func(c *ccid.ClassDescriptor) { c.DwProtocols = 2 }},
 		{"IFSD", Settings{Descriptor: Descriptor{MaxIFSD: 254}}, func(c *ccid.ClassDescriptor) { c.DwMaxIFSD = 254 }},
 		{"message length", Settings{Descriptor: Descriptor{MaxMessageLength: 300}}, func(c *ccid.ClassDescriptor) { c.DwMaxCCIDMessageLength = 300 }},
 		{"features", Settings{Descriptor: Descriptor{SetFeatures: ccid.FeatureAutoPPS, ClearFeatures: ccid.FeatureAutoVoltage}}, func(c *ccid.ClassDescriptor) {
