@@ -123,7 +123,7 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
 
-// heed takes what an answer says of the slot. The error is that of a removal.
+// heed takes what an answer says of the slot. The error is that the reader is gone.
 //
 // A reader that is pulled out may lose its card first, and say so with its last answer. So before a card counts as taken out, the
 // reader is asked whether it is so: one that is going does not answer that. Otherwise that answer is what counts, or the one that
@@ -135,11 +135,11 @@ func (r *Reader) heed(ctx context.Context, to ccid.Command, status ccid.Status) 
 	if to.Type != ccid.TypeGetSlotStatus && status.ICC() == ccid.ICCAbsent && s.State().Present {
 		ask := request{command: ccid.GetSlotStatus(to.Slot), wait: r.deadlines.slotStatus()}
 		_, err := r.attempt(ctx, ask, r.dispatcher.register(ask))
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case errors.Is(err, usbtransport.ErrRemoved):
-			return err
+		}
+		if gone := r.gone(); gone != nil {
+			return gone
 		}
 		s.unsettled = true
 	}
