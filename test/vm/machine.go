@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/goccid/goccid/test/vm/hotplug"
+	"github.com/goccid/goccid/virtual/card"
 )
 
 // What bounds one step of the machine. The whole run is bounded by the flag -timeout.
@@ -71,6 +72,11 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 		return 0, err
 	}
 	defer control.Close()
+	passthru, err := listen(filepath.Join(l.dir, "card-t1"))
+	if err != nil {
+		return 0, err
+	}
+	defer passthru.Close()
 
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", l.qemuArgs()...)
 	qemu.Stderr = os.Stderr
@@ -82,13 +88,17 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 		return 0, err
 	}
 
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		if err := l.serve(monitor, port, control); err != nil && ctx.Err() == nil {
-			note("hot plug: %v", err) // the tests that need it fail by themselves
-		}
-	}()
+	// The tests that need these fail by themselves.
+	var served sync.WaitGroup
+	serve := func(what string, f func() error) {
+		served.Go(func() {
+			if err := f(); err != nil && ctx.Err() == nil {
+				note("%s: %v", what, err)
+			}
+		})
+	}
+	serve("hot plug", func() error { return l.serve(monitor, port, control) })
+	serve("T=1", func() error { return servePassthru(ctx, passthru, card.NewT1()) })
 
 	watchdog := time.AfterFunc(bootDeadline, func() { cancel(errNotBooted) })
 	status, followErr := follow(serial, console, func() { watchdog.Stop() })
@@ -97,7 +107,8 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 	monitor.Close()
 	port.Close()
 	control.Close()
-	<-served
+	passthru.Close()
+	served.Wait()
 	switch {
 	case context.Cause(ctx) != nil:
 		return 0, context.Cause(ctx)
@@ -135,6 +146,7 @@ func (l *lab) qemuArgs() []string {
 		"-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + hotplug.PortName,
 
+		"-chardev", "socket,id=card-t1,path=" + filepath.Join(l.dir, "card-t1"),
 		"-device", "qemu-xhci,id=xhci",
 		"-device", properties(readerDevice(1)), "-device", properties(l.cardDevice()),
 	}
@@ -160,6 +172,11 @@ func (l *lab) cardDevice() []property {
 		{"cert2", certificates[1]},
 		{"cert3", certificates[2]},
 	}
+}
+
+// cardDeviceT1 is a card that speaks T=1, see servePassthru, in place of it.
+func cardDeviceT1() []property {
+	return []property{{"driver", "ccid-card-passthru"}, {"id", "card"}, {"bus", "reader.0"}, {"chardev", "card-t1"}}
 }
 
 // properties returns a device's properties in the form of a command line.
@@ -254,12 +271,11 @@ func (l *lab) act(monitor *qmp, request hotplug.Request) error {
 	case hotplug.Unplug:
 		return monitor.deviceDel("reader")
 	case hotplug.Plug:
-		reader := readerDevice(request.Port)
-		if request.T1 {
-			reader = append(reader, property{"t1_support", "on"})
-		}
-		if err := monitor.deviceAdd(reader); err != nil {
+		if err := monitor.deviceAdd(readerDevice(request.Port)); err != nil {
 			return err
+		}
+		if request.T1 {
+			return monitor.deviceAdd(cardDeviceT1())
 		}
 		return monitor.deviceAdd(l.cardDevice())
 	case hotplug.Remove:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -111,7 +112,13 @@ type exchange struct {
 // apdu sends APDUs, all of which must be answered.
 func (p probe) apdu(t *testing.T, commands ...string) []exchange {
 	t.Helper()
-	r := p.run(t, append([]string{"apdu", "--reader", "0"}, commands...)...)
+	return p.apduWith(t, nil, commands...)
+}
+
+// apduWith is apdu with flags.
+func (p probe) apduWith(t *testing.T, flags []string, commands ...string) []exchange {
+	t.Helper()
+	r := p.run(t, slices.Concat(flags, []string{"apdu", "--reader", "0"}, commands)...)
 	require.Zero(t, r.code, "%s%s", r.stdout, r.stderr)
 	require.Empty(t, r.stderr)
 	var list []exchange

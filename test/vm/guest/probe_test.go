@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,7 +18,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/goccid/goccid/test/vm/hotplug"
 	"github.com/goccid/goccid/test/vm/vmtest"
 )
 
@@ -31,6 +32,13 @@ const (
 	readOnlyTwoBytes   = "0052000002020200"
 	fciOfCAC           = "6F0B8407A0000000790100A500"
 	unknownInstruction = "00B0000004"
+)
+
+// APDUs for the card of virtual/card: 80 EE has it send as many bytes of its pattern as P1 and P2 say.
+const (
+	selectMF    = "00A4000C023F00"
+	produce5    = "80EE000505"
+	produce1000 = "80EE03E80003E8"
 )
 
 // listed is one entry of `list --json`.
@@ -115,30 +123,39 @@ func TestVMATR(t *testing.T) {
 	})
 }
 
-// TestVMReaderWithT1 does the same with QEMU's reader that announces T=1 as well. The emulated card speaks T=0.
+// asItIs is a row for QEMU's reader with a card that speaks T=1. The reader hands blocks through as they are, and does not do by
+// itself what it announces: it sets up neither the card nor its own IFSD, and announces T=0 alone.
+const asItIs = `
+[[quirk]]
+id = "qemu-t1"
+reader = ["08E6:4433"]
+reason = "hands through what it is given"
+set.descriptor.protocols = 3
+set.descriptor.clear_features = 0x442
+`
+
+// TestVMReaderWithT1 has QEMU's reader with a card that speaks T=1, and a row that says so to the driver.
 func TestVMReaderWithT1(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, p probe) {
 		vmtest.Unplug(t)
-		err := vmtest.Ask(hotplug.Request{Action: hotplug.Plug, Port: 1, T1: true})
-		if err != nil && strings.Contains(err.Error(), "t1_support' not found") {
-			t.Skipf("QEMU's usb-ccid has the option t1_support in later versions only: %v", err)
-		}
-		require.NoError(t, err)
+		vmtest.PlugT1(t)
 		defer vmtest.Unplug(t)
-		require.Eventually(t, func() bool {
-			var readers []listed
-			p.succeed(t, &readers, "list")
-			return len(readers) == 1
-		}, programDeadline, 100*time.Millisecond)
-		var described struct {
-			Class map[string]json.Number `json:"class"`
-		}
-		p.succeed(t, &described, "describe")
-		assert.Equal(t, json.Number("3"), described.Class["dwProtocols"])
-		assert.Equal(t, []listedSlot{{Present: true, ATR: compact(vmtest.ATR)}}, p.list(t).Slots)
-		got := p.apdu(t, selectCACWithLe, readCertificate)
-		assert.Equal(t, fciOfCAC, got[0].Response)
-		assert.Len(t, got[1].Response, 2*200)
+		require.Eventually(t, func() bool { return p.run(t, "atr", "--reader", "0").code == 0 }, programDeadline, 100*time.Millisecond)
+
+		refused := p.run(t, "apdu", "--reader", "0", selectMF)
+		assert.NotZero(t, refused.code)
+		assert.Contains(t, refused.stderr, "protocol is not supported", "without the row")
+
+		folder := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "qemu.toml"), []byte(asItIs), 0o644))
+		// 600 bytes there and back, which takes chains both ways.
+		data := strings.Repeat("A5", 600)
+		echo600 := "80EC0258" + "000258" + data + "0258"
+		got := p.apduWith(t, []string{"--quirks-dir", folder}, selectMF, produce5, produce1000, echo600)
+		assert.Equal(t, "9000", got[0].SW)
+		assert.Equal(t, exchange{Command: produce5, Response: "0001020304", SW: "9000"}, got[1])
+		assert.Len(t, got[2].Response, 2*1000)
+		assert.Equal(t, exchange{Command: echo600, Response: data, SW: "9000"}, got[3])
 	})
 }
 

@@ -31,7 +31,7 @@ type Request struct {
 	Action Action `json:"action"`
 	// Port is the root hub's port (1..4) for Plug.
 	Port int `json:"port,omitempty"`
-	// T1 has Plug give the reader support of T=1, which not every QEMU can.
+	// T1 has Plug put a card into the reader that speaks T=1.
 	T1 bool `json:"t1,omitempty"`
 }
 

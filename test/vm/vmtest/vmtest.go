@@ -55,7 +55,20 @@ func Plug(t testing.TB) {
 // PlugAt plugs the reader into a port (1..4) of the root hub, and returns once the guest's kernel has configured it.
 func PlugAt(t testing.TB, port int) {
 	t.Helper()
-	mustAsk(t, hotplug.Request{Action: hotplug.Plug, Port: port})
+	plug(t, hotplug.Request{Port: port})
+}
+
+// PlugT1 plugs the reader in with a card that speaks T=1, a T=1 card of virtual/card that QEMU's reader hands blocks through to. It
+// returns once the guest's kernel has configured the reader; the card comes a moment later.
+func PlugT1(t testing.TB) {
+	t.Helper()
+	plug(t, hotplug.Request{Port: 1, T1: true})
+}
+
+func plug(t testing.TB, request hotplug.Request) {
+	t.Helper()
+	request.Action = hotplug.Plug
+	mustAsk(t, request)
 	await(t, "the reader's arrival", func() bool { return len(readers(t)) == 1 })
 }
 
