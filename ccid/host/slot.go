@@ -11,6 +11,7 @@ import (
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/quirks"
 	"github.com/goccid/goccid/t1"
+	"github.com/goccid/goccid/usbtransport"
 )
 
 // Slot is one card slot of a Reader. All methods may be called from several goroutines at once; operations on one slot
@@ -263,7 +264,12 @@ func (s *Slot) run(ctx context.Context, op string, more time.Duration, f func(co
 	s.begin(op)
 	defer s.finish()
 	s.reader.noticeSleep()
-	return withTimeout(ctx, s.deadlines.limits.Exchange+more, f)
+	err := withTimeout(ctx, s.deadlines.limits.Exchange+more, f)
+	if gone := s.reader.gone(); err != nil && gone != nil && !errors.Is(err, usbtransport.ErrRemoved) {
+		// Whatever the operation met on its way, such as the card without the power that it lost with the reader.
+		return gone
+	}
+	return err
 }
 
 // begin notes what is under way, "" for nothing.

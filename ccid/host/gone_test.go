@@ -1,0 +1,35 @@
+package host
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/usbtransport"
+	"github.com/goccid/goccid/virtual"
+)
+
+// TestReaderThatWentMeanwhileIsWhatAnOperationTells has an operation that meets what the removal did to the card, as one does that
+// waited for another one to end.
+func TestReaderThatWentMeanwhileIsWhatAnOperationTells(t *testing.T) {
+	device, err := virtual.NewReader(virtual.Config{})
+	require.NoError(t, err)
+	bus := virtual.NewBus()
+	_, err = bus.Plug(device)
+	require.NoError(t, err)
+	defer func() {
+		require.NoError(t, bus.Close())
+		require.NoError(t, device.Close())
+	}()
+	r, err := OpenFirst(t.Context(), bus, Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close()) }()
+
+	err = r.Slot(0).do(t.Context(), "transmit", func(context.Context) error {
+		r.SetRemoved()
+		return ErrNotPowered
+	})
+	require.ErrorIs(t, err, usbtransport.ErrRemoved)
+	require.NotErrorIs(t, err, ErrNotPowered)
+}
