@@ -39,6 +39,9 @@ type Figures struct {
 	// Ended and Gone are the times from the moment at which the kernel noticed a removal, which it stamped itself, until
 	// the client's call that was under way ended, and until the client knew that it was the reader that is gone.
 	Ended, Gone []time.Duration
+	// Late are the times from the kernel's event of a removal, as a bystander gets it, until the client knew that the reader is
+	// gone; negative where the client knew first.
+	Late []time.Duration
 }
 
 // Save writes the figures into the folder.
@@ -82,14 +85,15 @@ func Print(w io.Writer, list []Figures) {
 	})
 	fmt.Fprint(w, `
 A reader is plugged in, and pulled out while a client works. All in ms. "Plugged in" is when the host is asked to do it,
-"pulled out" is the kernel's own stamp of its line "USB disconnect", which it writes before it ends any transfer.
-                   plugged in → (median)           pulled out → call ended          pulled out → reader gone
-stack            n  kernel  listed     ATR   median   95 %   most  ≤ 50 ms   median   95 %   most  ≤ 50 ms
+"pulled out" is the kernel's own stamp of its line "USB disconnect", which it writes before it ends any transfer; "told" is when
+its event of the removal came to a bystander, which may be after the client's call has ended.
+                   plugged in → (median)           pulled out → call ended          pulled out → reader gone               told → reader gone
+stack            n  kernel  listed     ATR   median   95 %   most  ≤ 50 ms   median   95 %   most  ≤ 50 ms   median   95 %   most  ≤ 50 ms
 `)
 	for _, f := range list {
-		fmt.Fprintf(w, "%-15s %3d %6d %7d %7d  %s  %s\n", f.Stack, f.Removals,
+		fmt.Fprintf(w, "%-15s %3d %6d %7d %7d  %s  %s  %s\n", f.Stack, f.Removals,
 			Quantile(f.Found, 0.5).Milliseconds(), Quantile(f.Listed, 0.5).Milliseconds(), Quantile(f.ATR, 0.5).Milliseconds(),
-			distribution(f.Ended), distribution(f.Gone))
+			distribution(f.Ended), distribution(f.Gone), distribution(f.Late))
 	}
 	for _, f := range list {
 		for _, text := range slices.SortedFunc(maps.Keys(f.Lines), func(a, b string) int { return f.Lines[b] - f.Lines[a] }) {

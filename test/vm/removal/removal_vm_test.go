@@ -49,7 +49,7 @@ func TestVMRemovals(t *testing.T) {
 	vmtest.StartUdevd(t)
 	seed := vmtest.Seed(t)
 	onBothBackends(t, func(t *testing.T, d *driver) {
-		r := &removals{driver: d, kernel: vmtest.OpenKernelLog(t), random: rand.New(rand.NewPCG(seed, 0)), calls: map[string]int{}}
+		r := &removals{driver: d, kernel: vmtest.OpenKernelLog(t), told: vmtest.OpenKernelEvents(t), random: rand.New(rand.NewPCG(seed, 0)), calls: map[string]int{}}
 		r.Stack, r.Lines = "goccid "+d.backend.Name(), map[string]int{}
 		defer func() { assert.NoError(t, r.Save(figures.Folder)) }()
 
@@ -80,6 +80,7 @@ type removals struct {
 	*driver
 	figures.Figures
 	kernel *vmtest.KernelLog
+	told   *vmtest.KernelEvents
 	random *rand.Rand
 	// calls counts the calls that a removal ended, by what they were waiting for.
 	calls map[string]int
@@ -111,12 +112,13 @@ func (r *removals) plug(t *testing.T) *host.Reader {
 func (r *removals) unplug(t *testing.T, reader *host.Reader) {
 	t.Helper()
 	r.kernel.Mark(t)
+	r.told.Skip()
 	ctx, cancel := context.WithTimeout(t.Context(), watchdog)
 	defer cancel()
 	clients := startClients(ctx, t, reader.Slot(0))
 	time.Sleep(time.Duration(r.random.Int64N(int64(longestWork))))
 	ask(t, hotplug.Unplug)
-	noticed := r.kernel.Await(t, vmtest.KernelDisconnect)
+	noticed, told := r.kernel.Await(t, vmtest.KernelDisconnect), r.told.Removed(t)
 	outcomes := clients.end()
 	require.Same(t, reader, r.next(t, host.ReaderRemoved))
 	r.Removals++
@@ -131,6 +133,7 @@ func (r *removals) unplug(t *testing.T, reader *host.Reader) {
 	}
 	r.Ended = append(r.Ended, last-noticed)
 	r.Gone = append(r.Gone, last-noticed) // the error says so
+	r.Late = append(r.Late, last-told)
 	lines, quiet := r.log.take()
 	for _, text := range lines {
 		if !strings.Contains(text, "level=info") {

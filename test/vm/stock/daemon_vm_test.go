@@ -36,7 +36,7 @@ func TestVMDaemon(t *testing.T) {
 			require.NotEmpty(t, program, "%s isn't set", variable)
 			random := rand.New(rand.NewPCG(vmtest.Seed(t), 0))
 			s := &stack{
-				kernel: vmtest.OpenKernelLog(t), log: filepath.Join(t.TempDir(), "goccidd.log"),
+				kernel: vmtest.OpenKernelLog(t), told: vmtest.OpenKernelEvents(t), log: filepath.Join(t.TempDir(), "goccidd.log"),
 				daemon: []string{program, "--foreground", "--usb", backend, "--socket", "/run/goccidd-" + backend + ".comm"},
 				socket: "/run/goccidd-" + backend + ".comm",
 			}

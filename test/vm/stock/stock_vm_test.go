@@ -49,7 +49,7 @@ func TestVMStockRemovals(t *testing.T) {
 	vmtest.StartUdevd(t)
 	random := rand.New(rand.NewPCG(vmtest.Seed(t), 0))
 	s := &stack{
-		kernel: vmtest.OpenKernelLog(t), log: filepath.Join(t.TempDir(), "pcscd.log"),
+		kernel: vmtest.OpenKernelLog(t), told: vmtest.OpenKernelEvents(t), log: filepath.Join(t.TempDir(), "pcscd.log"),
 		daemon: []string{"pcscd", "--config", os.DevNull, "--foreground"}, socket: "/run/pcscd/pcscd.comm",
 	}
 	s.Stack, s.Lines = figures.Reference, map[string]int{}
@@ -84,6 +84,7 @@ func TestVMStockRemovals(t *testing.T) {
 type stack struct {
 	figures.Figures
 	kernel *vmtest.KernelLog
+	told   *vmtest.KernelEvents
 	daemon []string // program and arguments
 	socket string   // the daemon's
 	log    string   // the daemon's
@@ -200,8 +201,9 @@ func (s *stack) cycle(t *testing.T, work time.Duration) error {
 	time.Sleep(work)
 
 	s.kernel.Mark(t)
+	s.told.Skip()
 	require.NoError(t, vmtest.Ask(hotplug.Request{Action: hotplug.Unplug}))
-	noticed := s.kernel.Await(t, vmtest.KernelDisconnect)
+	noticed, told := s.kernel.Await(t, vmtest.KernelDisconnect), s.told.Removed(t)
 	s.Removals++
 	failed, err := s.await("failed")
 	if err != nil {
@@ -217,6 +219,7 @@ func (s *stack) cycle(t *testing.T, work time.Duration) error {
 	s.ATR = append(s.ATR, answered.at-plugged)
 	s.Ended = append(s.Ended, failed.at-noticed)
 	s.Gone = append(s.Gone, gone.at-noticed)
+	s.Late = append(s.Late, gone.at-told)
 	return nil
 }
 
