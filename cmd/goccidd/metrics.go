@@ -53,7 +53,7 @@ func (f figures) write(r statusReport) {
 
 // states writes how each reader is now.
 func (f figures) states() {
-	f.each("card_present", "1 with a card in the reader, else 0.", func(r pcscd.ReaderReport) uint64 { return truth(r.ATR != "" || strings.Contains(r.State, "PRESENT")) })
+	f.each("card_present", "1 with a card in the reader, else 0.", func(r pcscd.ReaderReport) uint64 { return truth(r.ATR != "" || strings.Contains(r.State, "present")) })
 	f.each("card_powered", "1 while the card has power, else 0.", func(r pcscd.ReaderReport) uint64 { return truth(r.Powered) })
 	f.each("reader_handles", "Open card handles.", func(r pcscd.ReaderReport) uint64 { return uint64(len(r.Handles)) })
 	f.each("reader_locked", "1 while a client has a transaction or the reader for itself, else 0.", func(r pcscd.ReaderReport) uint64 { return truth(r.Lock != nil) })

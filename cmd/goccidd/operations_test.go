@@ -182,6 +182,13 @@ func TestMetricsWithoutReadersAreStillMetrics(t *testing.T) {
 	}, scrapeOwn(t, statusReport{}))
 }
 
+func TestAMuteCardIsPresentInMetrics(t *testing.T) {
+	for state, want := range map[wire.State]float64{wire.StatePresent | wire.StateSwallowed: 1, wire.StateAbsent: 0} {
+		values := scrapeOwn(t, statusReport{Report: pcscd.Report{Readers: []pcscd.ReaderReport{{Name: "A 00 00", State: state.String()}}}})
+		require.Equal(t, sample{"gauge", want}, values["goccidd_card_present A 00 00"], state)
+	}
+}
+
 // sample is one value as Prometheus reads it.
 type sample struct {
 	kind  string
