@@ -11,8 +11,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/goccid/goccid/pcscd"
 	"github.com/goccid/goccid/virtual/control"
 )
@@ -67,7 +65,7 @@ func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
 		return err
 	}
 	d.log.Infof("serving metrics at %s", metrics.Addr())
-	d.serveHTTP(ctx, metrics, promhttp.HandlerFor(newMetrics(d.report), promhttp.HandlerOpts{ErrorLog: d.log}))
+	d.serveHTTP(ctx, metrics, newMetrics(d.report))
 	return nil
 }
 
