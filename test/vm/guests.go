@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -30,23 +31,38 @@ func (l *lab) test(ctx context.Context, opts options, selected []suite, out io.W
 		}
 	}
 
-	var mu sync.Mutex
-	var running sync.WaitGroup
-	failures := make([]error, len(guests))
-	for i, g := range guests {
-		prefix := ""
-		if i > 0 {
-			prefix = fmt.Sprintf("[guest %d] ", i+1)
-		}
-		running.Go(func() {
-			failures[i] = g.run(ctx, scripts[i], opts.run, &prefixer{prefix: prefix, mu: &mu, out: out})
-		})
-	}
-	running.Wait()
-	if err := errors.Join(failures...); err != nil {
+	if err := runAll(ctx, guests, scripts, opts.run, out); err != nil {
 		return 0, err
 	}
 	return summarize(guests, out)
+}
+
+// runAll boots the guests with their scripts: first those that measure times, then the others.
+func runAll(ctx context.Context, guests []guest, scripts []string, pattern string, out io.Writer) error {
+	var mu sync.Mutex
+	failures := make([]error, len(guests))
+	for _, measures := range []bool{true, false} {
+		var running sync.WaitGroup
+		for i, g := range guests {
+			if g.measures() != measures {
+				continue
+			}
+			prefix := ""
+			if i > 0 {
+				prefix = fmt.Sprintf("[guest %d] ", i+1)
+			}
+			running.Go(func() {
+				failures[i] = g.run(ctx, scripts[i], pattern, &prefixer{prefix: prefix, mu: &mu, out: out})
+			})
+		}
+		running.Wait()
+	}
+	return errors.Join(failures...)
+}
+
+// measures reports whether any of the guest's suites does.
+func (g guest) measures() bool {
+	return slices.ContainsFunc(g.suites, func(s suite) bool { return s.measures })
 }
 
 // run boots a guest with the script that runs its suites, and runs those beside it that belong outside.

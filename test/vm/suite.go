@@ -35,8 +35,10 @@ type suite struct {
 	outside bool
 	// guest tells which suites run in the same guest, one after the other. Guests run at the same time: those tests
 	// mostly wait for USB's own delays.
-	guest   int
-	timeout time.Duration
+	guest int
+	// measures: the tests measure times. Their guests run first, and the others once those have ended.
+	measures bool
+	timeout  time.Duration
 }
 
 // suites are the packages that have tests for the guest.
@@ -46,9 +48,9 @@ func suites() []suite {
 		{pkg: "./usbtransport/libusb", tags: "libusb", guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/guest", programs: []string{"ccid-probe"}, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/outside", outside: true, guest: 1, timeout: suiteTimeout},
-		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, timeout: longTimeout},
+		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, measures: true, timeout: longTimeout},
 		{pkg: "./test/vm/cross", guest: 4, timeout: longTimeout},
-		{pkg: "./test/vm/stock", programs: []string{"goccidd"}, guest: 3, timeout: longTimeout},
+		{pkg: "./test/vm/stock", programs: []string{"goccidd"}, guest: 3, measures: true, timeout: longTimeout},
 	}
 }
 

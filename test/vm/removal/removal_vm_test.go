@@ -24,11 +24,13 @@ import (
 	"github.com/goccid/goccid/usbtransport"
 )
 
-// Within what time clients must know of a removal, from the kernel's own stamp on. The machine is emulated, on a host that
-// has other work, so only half of them can be held to what the driver promises; the table has the figures.
+// Within what time clients must know of a removal. The machine is emulated, on a host that has other work, so only most of them can
+// be held to what the driver promises; the table has the figures.
 const (
 	inTime   = 50 * time.Millisecond
 	mostLate = 2 * time.Second
+	// mostOf is the share that must know within inTime of the kernel's event; of the kernel's own stamp, half.
+	mostOf = 0.9
 )
 
 // longestWork is how long clients work before the reader is pulled out, at most: some APDUs.
@@ -70,6 +72,7 @@ func TestVMRemovals(t *testing.T) {
 		assert.Less(t, late.heap, early.heap+heapGain, "heap")
 		assert.Less(t, late.resident, early.resident+residentGain, "resident memory")
 		assert.LessOrEqual(t, figures.Quantile(r.Ended, 0.5), inTime, "the median of when the last call ended")
+		assert.GreaterOrEqual(t, figures.Within(r.Late, inTime), mostOf, "who knew within %v of the kernel's event", inTime)
 		t.Logf("calls that a removal ended: %v", r.calls)
 		t.Logf("the emulated reader itself said that its card is out just before %d of the removals", r.foretold)
 	})
