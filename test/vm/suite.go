@@ -49,6 +49,7 @@ func suites() []suite {
 		{pkg: "./test/vm/guest", programs: []string{"ccid-probe"}, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/outside", outside: true, guest: 1, timeout: suiteTimeout},
 		{pkg: "./test/vm/removal", tags: "libusb", guest: 2, measures: true, timeout: longTimeout},
+		{pkg: "./test/vm/loopback", tags: "libusb", guest: 4, timeout: suiteTimeout},
 		{pkg: "./test/vm/cross", guest: 4, timeout: longTimeout},
 		{pkg: "./test/vm/stock", programs: []string{"goccidd"}, guest: 3, measures: true, timeout: longTimeout},
 	}

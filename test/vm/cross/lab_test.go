@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,14 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/goccid/goccid/test/vm/vmtest"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/capture"
-	"github.com/goccid/goccid/usbtransport/usbip"
 	"github.com/goccid/goccid/virtual"
 )
 
@@ -43,7 +40,6 @@ func requireVM(t *testing.T) {
 	t.Helper()
 	vmtest.Require(t)
 	vmtest.Unplug(t)
-	succeed(t, "modprobe", "vhci-hcd")
 }
 
 // plugIn makes the reader of a spec, exports it, and has the kernel attach it. The end of the test pulls it out.
@@ -60,57 +56,16 @@ func plugIn(t *testing.T, text string) *exported {
 	recorder, err := capture.NewRecorder(bus, e.recording, capture.Options{})
 	require.NoError(t, err)
 
-	log := logrus.New()
-	log.SetOutput(t.Output())
-	log.SetLevel(logrus.WarnLevel)
-	ctx, cancel := context.WithCancel(context.Background())
-	listener, err := net.Listen("tcp", "127.0.0.1:3240")
-	require.NoError(t, err)
-	served := make(chan error, 1)
-	go func() { served <- (&usbip.Server{Backend: recorder, Logger: log}).Serve(ctx, listener) }()
 	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-served)
 		assert.NoError(t, recorder.Err())
 		bus.Unplug(e.Station)
 		assert.NoError(t, e.Station.Close())
 		assert.NoError(t, bus.Close())
-		await(t, "the kernel to let go of the reader", func() bool { return e.name == "" || len(attached(t)) == 0 })
+		vmtest.AwaitNoImport(t)
 	})
-	attach(t, e.info.PortPath)
-	await(t, "the kernel to configure the reader", func() bool { return len(attached(t)) == 1 })
-	e.name = attached(t)[0]
+	vmtest.Export(t, recorder)
+	e.name = vmtest.Import(t, e.info.PortPath)
 	return e
-}
-
-// attach has the kernel import a device. It is tried again: the server may be about to be ready.
-func attach(t *testing.T, busID string) {
-	t.Helper()
-	var said []byte
-	await(t, "usbip to attach the reader", func() bool {
-		var err error
-		said, err = exec.Command("usbip", "attach", "--remote=127.0.0.1", "--busid="+busID).CombinedOutput()
-		if err != nil {
-			t.Logf("usbip attach: %v: %s", err, said)
-			time.Sleep(100 * time.Millisecond)
-		}
-		return err == nil
-	})
-}
-
-// attached returns the names of the configured devices that vhci_hcd has imported.
-func attached(t *testing.T) []string {
-	t.Helper()
-	interfaces, err := filepath.Glob("/sys/devices/platform/vhci_hcd.*/usb*/*-*/*-*:*/bInterfaceClass")
-	require.NoError(t, err)
-	var names []string
-	for _, file := range interfaces {
-		name := filepath.Base(filepath.Dir(filepath.Dir(file)))
-		if len(names) == 0 || names[len(names)-1] != name {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 func await(t *testing.T, what string, condition func() bool) {
