@@ -102,7 +102,7 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 		return nil
 	}
 	problem := &problem{code: exitFailure, err: errors.New("driver and recording part: " + firstDifference(result))}
-	if !f.lenient && !result.Tokens {
+	if !f.lenient {
 		problem.advice = []string{"--lenient lets commands differ in what makes no difference to the reader."}
 	}
 	return problem
@@ -112,9 +112,6 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 func replayProblem(name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
-	}
-	if errors.Is(err, rerun.ErrToken) {
-		return usage("Without --lenient they can.", "%s: %w", visible(name), err)
 	}
 	return &problem{code: exitNoReader, err: fmt.Errorf("%s: %w", visible(name), err), advice: []string{
 		"A capture can be replayed that begins before the reader is plugged in: its descriptors are needed.",

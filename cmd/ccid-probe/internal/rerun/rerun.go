@@ -18,9 +18,6 @@ import (
 	"github.com/goccid/goccid/usbtransport/capture"
 )
 
-// ErrToken says that a capture is of an ICCD token, whose requests can be compared byte for byte only.
-var ErrToken = errors.New("ICCD tokens can't be replayed by the meaning of commands")
-
 // Options are how a capture is run again.
 type Options struct {
 	// Strict: the driver has to send the same messages in the same order, byte for byte. Otherwise those that mean the
@@ -60,8 +57,6 @@ type Result struct {
 	Unused []int `json:"unused"`
 	// Skipped are the packets of steps that can't be done again, because the capture has no answer to them.
 	Skipped []int `json:"skipped"`
-	// Tokens: there are ICCD tokens among the readers.
-	Tokens bool `json:"-"`
 }
 
 // Divergence is where host and recording part.
@@ -97,11 +92,7 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 			if f.Unusable != nil {
 				continue
 			}
-			if f.Token() && !o.Strict {
-				return nil, ErrToken
-			}
 			found = true
-			r.result.Tokens = r.result.Tokens || f.Token()
 			own := slices.DeleteFunc(slices.Clone(steps), func(s explain.Step) bool {
 				return s.Device != i || s.Interface != int(f.Interface.Number)
 			})
