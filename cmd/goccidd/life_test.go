@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -203,6 +204,22 @@ func TestReadersComeAndGoInOneContext(t *testing.T) {
 		h.bench(t, "plug")
 		eventually(t, "the reader is back", func() bool { return len(names(t, c)) == 1 })
 	}
+}
+
+// TestReadersStandByTheirNumbersAlsoWhenTheyComeBack: the second of these models is open before the first.
+func TestReadersStandByTheirNumbersAlsoWhenTheyComeBack(t *testing.T) {
+	h := newHome(t)
+	h.start(t, "--virtual", "reader=scr3310,card=none", "--virtual", oneCard, "--virtual-control", h.path("bench"))
+	c := h.client(t)
+	both := names(t, c)
+	require.Len(t, both, 2)
+	require.True(t, strings.HasSuffix(both[0], "SCR 3310 00 00"), both[0])
+	require.Equal(t, "Gemalto PC Twin Reader 01 00", both[1])
+	h.bench(t, "@0 unplug")
+	eventually(t, "the first is gone", func() bool { return slices.Equal(names(t, c), both[1:]) })
+	h.bench(t, "@0 plug")
+	eventually(t, "the first is back", func() bool { return len(names(t, c)) == 2 })
+	require.Equal(t, both, names(t, c))
 }
 
 func TestRemovalOfAReaderIsOneLine(t *testing.T) {
