@@ -30,7 +30,7 @@ type Options struct {
 	MaxReaders int
 	// MaxHandles is how many handles one client may have: 0 is 200.
 	MaxHandles int
-	// MaxReaderHandles is how many handles there may be on one reader: 0 is 200.
+	// MaxReaderHandles is how many handles there may be on one reader: 0 is 1024, as many as Limits.Connections.
 	MaxReaderHandles int
 }
 
@@ -46,7 +46,7 @@ func (o *Options) setDefaults() {
 	defaultTo(&o.StartTimeout, 5*time.Second)
 	defaultTo(&o.MaxReaders, 256)
 	defaultTo(&o.MaxHandles, 200)
-	defaultTo(&o.MaxReaderHandles, 200)
+	defaultTo(&o.MaxReaderHandles, defaultConnections)
 }
 
 func defaultTo[T comparable](v *T, def T) {

@@ -222,6 +222,35 @@ func TestReadersStandByTheirNumbersAlsoWhenTheyComeBack(t *testing.T) {
 	require.Equal(t, both, names(t, c))
 }
 
+// TestConnectThatMeetsALimitIsLogged: the client only learns of an error that says little.
+func TestConnectThatMeetsALimitIsLogged(t *testing.T) {
+	const reader = "Gemalto PC Twin Reader 00 00"
+	tests := map[string]struct {
+		args []string
+		code wire.Code
+		line string
+	}{
+		"of the client":                         {[]string{"-s", "2"}, wire.ErrNoMemory, "too many handles of the client"},
+		"on the reader":                         {[]string{"-r", "2"}, wire.ErrInternalError, "too many handles on the reader"},
+		"on the reader, as many as connections": {[]string{"-t", "2"}, wire.ErrInternalError, "too many handles on the reader"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHome(t)
+			d := h.start(t, append([]string{"--virtual", oneCard}, tt.args...)...)
+			c := h.client(t)
+			for range 2 {
+				_, err := c.Connect(reader, wire.Shared, wire.ProtocolAny)
+				require.NoError(t, err)
+			}
+			require.NotContains(t, d.stderr.String(), "refused")
+			_, err := c.Connect(reader, wire.Shared, wire.ProtocolAny)
+			require.ErrorIs(t, err, tt.code)
+			d.stderr.waitFor(t, tt.line+": connect to "+reader+" refused")
+		})
+	}
+}
+
 func TestRemovalOfAReaderIsOneLine(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "--virtual", oneCard, "--virtual-control", h.path("bench"))
