@@ -251,6 +251,18 @@ func TestConnectThatMeetsALimitIsLogged(t *testing.T) {
 	}
 }
 
+// TestReadersAreLeftAloneForTheirNames also at the start, which does not wait for them.
+func TestReadersAreLeftAloneForTheirNames(t *testing.T) {
+	h := newHome(t)
+	config := h.file(t, "goccidd.toml", "[readers]\nignore-names = [\"SCR 3310\"]\n")
+	begin := time.Now()
+	d := h.start(t, "--config", config, "--virtual", "reader=scr3310,card=none", "--virtual", oneCard)
+	require.Less(t, time.Since(begin), settleTime)
+	require.Equal(t, []string{"Gemalto PC Twin Reader 00 00"}, names(t, h.client(t)))
+	require.Equal(t, 1, strings.Count(d.stderr.String(), "is not used: left alone for its name, SCM Microsystems Inc. SCR 3310"), d.stderr.String())
+	require.NotContains(t, d.stderr.String(), "level=warning")
+}
+
 func TestRemovalOfAReaderIsOneLine(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "--virtual", oneCard, "--virtual-control", h.path("bench"))
