@@ -261,6 +261,9 @@ func TestReadersAreLeftAloneForTheirNames(t *testing.T) {
 	require.Equal(t, []string{"Gemalto PC Twin Reader 00 00"}, names(t, h.client(t)))
 	require.Equal(t, 1, strings.Count(d.stderr.String(), "is not used: left alone for its name, SCM Microsystems Inc. SCR 3310"), d.stderr.String())
 	require.NotContains(t, d.stderr.String(), "level=warning")
+	_, status, _ := call(t, nil, "status", "--socket", h.socket())
+	require.Contains(t, status, "1 reader")
+	require.NotContains(t, status, "can't be used")
 }
 
 func TestRemovalOfAReaderIsOneLine(t *testing.T) {

@@ -196,11 +196,11 @@ func (r *readers) follow(ctx context.Context, m *pcscd.Manager) {
 	}
 }
 
-// note keeps the list of what is unusable.
+// note keeps the list of what is unusable. That a reader is left alone as the user wishes is nothing that is wrong.
 func (r *readers) note(e ifdhandler.ReaderEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.Kind == ifdhandler.ReaderUnusable {
+	if e.Kind == ifdhandler.ReaderUnusable && !errors.Is(e.Err, host.ErrIgnored) {
 		r.unusable[e.Device] = unusableReader{Device: e.Device, Reason: e.Err.Error(), Since: time.Now()}
 		return
 	}
