@@ -233,6 +233,9 @@ func (p *program) loadFile(file string, s *settings) error {
 func (p *program) load() (settings, error) {
 	s := defaults()
 	s.Readers.Extension = p.getenv("PCSCLITE_FILTER_EXTEND_READER_NAMES")
+	if names := p.getenv("PCSCLITE_FILTER_IGNORE_READER_NAMES"); names != "" {
+		s.Readers.Ignored = strings.Split(names, ":")
+	}
 	if err := p.loadFile(p.cli.config, &s); err != nil {
 		return s, err
 	}
