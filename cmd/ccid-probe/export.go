@@ -119,7 +119,7 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 			return err
 		}
 	}
-	backend, finish, err := p.recording(v.bus, e)
+	backend, finish, err := p.recording(ctx, v.bus, e)
 	if err != nil {
 		return err
 	}
@@ -176,13 +176,16 @@ func (p *program) addReader(ctx context.Context, v *virtualReaders, bench *contr
 }
 
 // recording has what goes over a bus written to a file, if one is named.
-func (p *program) recording(bus *virtual.Bus, e exporter) (backend usbtransport.Backend, finish func() error, err error) {
+func (p *program) recording(ctx context.Context, bus *virtual.Bus, e exporter) (backend usbtransport.Backend, finish func() error, err error) {
 	if e.record == "" {
 		return bus, func() error { return nil }, nil
 	}
-	f, err := create(e.record, e.force)
+	f, _, err := create(ctx, e.record, e.force)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--record: %w", err)
+	}
+	if err := empty(f); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
 	}
 	recorder, err := capture.NewRecorder(bus, f, capture.Options{
 		Failed: func(err error) { p.log.WithError(err).Error("the recording has ended early") },

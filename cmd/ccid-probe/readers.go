@@ -97,7 +97,7 @@ func (p *program) withReaders(ctx context.Context, f func(search) error) (err er
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if p.tape != nil {
-		if backends, err = p.tape.begin(backends); err != nil {
+		if backends, err = p.tape.begin(ctx, backends); err != nil {
 			return err
 		}
 	}

@@ -68,7 +68,7 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 	if !ok {
 		return usage("There are recorded and max.", "--speed: %q is none", f.speed)
 	}
-	c, err := readCapture(name)
+	c, err := readCapture(ctx, name)
 	if err != nil {
 		return err
 	}
