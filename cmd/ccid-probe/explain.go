@@ -62,6 +62,9 @@ var formats = map[string]func(*explain.Transcript, io.Writer) error{
 }
 
 func (p *program) explain(ctx context.Context, f explainFlags, name string) error {
+	if err := p.withoutReaders("explain"); err != nil {
+		return err
+	}
 	if f.format == "" {
 		f.format = "text"
 		if p.opts.json {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -355,6 +356,65 @@ func TestWhatACrashLeavesCanBeExplained(t *testing.T) {
 		transfers = len(transcript.Transfers)
 	}
 	assert.NotZero(t, transfers)
+}
+
+// TestReplayTellsThatTheRecordingIsCutOff, and does not wait as long for what is missing as for a reader.
+func TestReplayTellsThatTheRecordingIsCutOff(t *testing.T) {
+	file, got := recordSession(t, tpduT1, nil, "apdu", "00A4000C022F00", "00B0000000")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	at := bytes.Index(whole, []byte("slot 0: APDU 00 B0"))
+	require.Positive(t, at)
+	require.NoError(t, os.WriteFile(file, whole[:at+150], 0o600)) // the command is in it, its answer is not
+	start := time.Now()
+	got = probe(t, "replay", file)
+	assert.Equal(t, exitFailure, got.code, got.stdout)
+	assert.Contains(t, got.stdout, "The file ends in the middle of a packet")
+	assert.Contains(t, got.stdout, "driver and recording part here")
+	assert.Less(t, time.Since(start), 10*time.Second)
+	inJSON := decode[map[string]any](t, probe(t, "replay", "--json", file).stdout)
+	assert.Equal(t, true, inJSON["truncated"])
+}
+
+// TestReplayDoesNotWaitForAnAnswerThatIsDamaged: the driver waits half a minute for the ATR of a reader.
+func TestReplayDoesNotWaitForAnAnswerThatIsDamaged(t *testing.T) {
+	file, got := recordSession(t, tpduT1, nil, "atr")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	damaged, err := os.ReadFile(file)
+	require.NoError(t, err)
+	const dataBlock, toSeq = "\x80\x14\x00\x00\x00", 6
+	at := bytes.Index(damaged, []byte(dataBlock))
+	require.Positive(t, at)
+	damaged[at+toSeq] ^= 0x55
+	require.NoError(t, os.WriteFile(file, damaged, 0o600))
+	start := time.Now()
+	got = probe(t, "replay", file)
+	assert.Equal(t, exitFailure, got.code, got.stdout)
+	assert.Contains(t, got.stdout, "power on: ! driver and recording part here")
+	assert.Less(t, time.Since(start), 15*time.Second)
+}
+
+func TestACaptureThatIsTooLongIsToldSo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "long.pcap")
+	f, err := os.Create(file)
+	require.NoError(t, err)
+	// One packet of a megabyte after another; but for their headers the file is a hole.
+	_, err = f.Write([]byte{0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 220, 0, 0, 0})
+	require.NoError(t, err)
+	event := make([]byte, 64)
+	event[8] = 'S'
+	const size = 1 << 20
+	for at := int64(24); at < capture.MaxFile+size; at += 16 + size {
+		_, err = f.WriteAt(append([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0}, event...), at)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Close())
+	got := probe(t, "explain", file)
+	assert.Equal(t, exitUsage, got.code)
+	assert.Contains(t, got.stderr, "file is too large")
+	assert.Contains(t, got.stderr, "editcap")
+	assert.NotContains(t, got.stderr, "is wanted")
 }
 
 // TestAFullDiskIsTold: the command goes on, and the exit code says that the recording is not whole.
