@@ -128,6 +128,8 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 		func(ctx context.Context) error {
 			return (&usbip.Server{Backend: backend, Logger: p.log}).Serve(ctx, listener)
 		},
+		// As every command does, it ends when its output is read no more; but it may have nothing to write for long.
+		func(ctx context.Context) error { return untilUnread(ctx, p.stdout) },
 	}
 	if e.control != "" {
 		socket, err := control.Listen(e.control)

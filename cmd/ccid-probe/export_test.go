@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,35 @@ func TestCommandsComeOverTheSocket(t *testing.T) {
 	require.Equal(t, "ok slot 0 has t0\nok bye\n", string(answers))
 	require.Equal(t, exitOK, <-x.ended)
 	require.NoFileExists(t, path)
+}
+
+// TestExportEndsWhenNobodyReadsItsOutput, as in "ccid-probe virtual </dev/null | head -1".
+func TestExportEndsWhenNobodyReadsItsOutput(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("told by the next write only")
+	}
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer writer.Close() //nolint:errcheck // nobody reads it
+	w := newWorld(t)
+	w.stdin, w.stdout = strings.NewReader(""), writer
+	ended := make(chan exitCode, 1)
+	go func() { ended <- run(w.ctx, w.environment, []string{"virtual", "--listen", "127.0.0.1:0", "--json"}) }()
+	_, err = bufio.NewReader(reader).ReadString('\n')
+	require.NoError(t, err)
+	select {
+	case <-ended:
+		t.Fatal("ended before its reader")
+	case <-time.After(100 * time.Millisecond):
+	}
+	require.NoError(t, reader.Close())
+	select {
+	case code := <-ended:
+		require.Equal(t, exitOK, code, &w.errOut)
+		require.Empty(t, w.errOut.String())
+	case <-time.After(10 * time.Second):
+		t.Fatal("goes on without a reader")
+	}
 }
 
 func TestExportEndsWithItsContext(t *testing.T) {
