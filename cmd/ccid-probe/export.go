@@ -49,6 +49,7 @@ only this machine can reach it, unless --allow-remote is given. For another mach
 	flags.StringVar(&e.control, "control", "", "take commands from a Unix socket at `PATH`, too, of this user only")
 	flags.StringVar(&e.record, "record", "", "write what goes over the readers' USB to `FILE`, which must not exist, pcapng, PINs hidden")
 	flags.BoolVar(&e.force, "force", false, "write over a file that exists")
+	flags.BoolVar(&e.listModels, "list-models", false, "list the models that NAME can be, and do nothing else")
 	return c
 }
 
@@ -60,6 +61,7 @@ type exporter struct {
 	control     string
 	record      string
 	force       bool
+	listModels  bool
 }
 
 // newReader is the value of --reader: each is one more. What is asked for in a row of flags --reader and --card keeps its order.
@@ -99,6 +101,9 @@ func (v newCard) Set(text string) error {
 func (p *program) export(ctx context.Context, e exporter) (err error) {
 	if p.opts.elsewhere() || p.opts.usb != "" {
 		return usage("Readers to export are named with --reader.", "virtual: --virtual, --usbip and --usb are not for this command")
+	}
+	if e.listModels {
+		return p.printModels()
 	}
 	listener, err := e.listener(ctx)
 	if err != nil {
@@ -144,6 +149,42 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 	return p.attend(ctx, bench, services)
 }
 
+// listedModel is one model of a reader.
+type listedModel struct {
+	Name    string   `json:"name"`
+	Aliases []string `json:"aliases"`
+	// VID and PID are four hexadecimal digits.
+	VID          string `json:"vid"`
+	PID          string `json:"pid"`
+	Manufacturer string `json:"manufacturer"`
+	Product      string `json:"product"`
+}
+
+// printModels lists the models that there are.
+func (p *program) printModels() error {
+	models, err := virtual.Models()
+	if err != nil {
+		return err
+	}
+	list := make([]listedModel, 0, len(models))
+	for _, m := range models {
+		list = append(list, listedModel{
+			m.Name, nonNil(m.Aliases), fmt.Sprintf("%04X", m.IDVendor), fmt.Sprintf("%04X", m.IDProduct), m.Manufacturer, m.Product,
+		})
+	}
+	if p.opts.json {
+		return p.out.document(list)
+	}
+	for _, m := range list {
+		also := ""
+		if len(m.Aliases) > 0 {
+			also = " (also " + strings.Join(m.Aliases, ", ") + ")"
+		}
+		p.out.printf("%s\n", visible(fmt.Sprintf("%-44s %s  %s%s", m.Name, strings.ToLower(m.VID+":"+m.PID), strings.TrimSpace(m.Manufacturer+" "+m.Product), also)))
+	}
+	return nil
+}
+
 // listener listens, where that is allowed.
 func (e exporter) listener(ctx context.Context) (net.Listener, error) {
 	address, err := net.ResolveTCPAddr("tcp", e.listen)
@@ -171,8 +212,8 @@ func (p *program) addReader(ctx context.Context, v *virtualReaders, bench *contr
 		if err != nil {
 			return err
 		}
-		v.stations = append(v.stations, station)
-		_, err = bench.Add(station.Model().Name, station)
+		v.stations, v.names = append(v.stations, station), append(v.names, spec.Name())
+		_, err = bench.Add(spec.Name(), station)
 		return err
 	})
 }
@@ -200,7 +241,9 @@ func (p *program) recording(ctx context.Context, bus *virtual.Bus, e exporter) (
 
 // exportedReader is one entry of what is exported.
 type exportedReader struct {
-	Index int    `json:"index"`
+	Index int `json:"index"`
+	// Name is the model's name as it was given, Model the one in the list of models.
+	Name  string `json:"name"`
 	Model string `json:"model"`
 	// VID and PID are four hexadecimal digits.
 	VID   string   `json:"vid"`
@@ -214,7 +257,7 @@ func (p *program) printExport(v *virtualReaders, address net.Addr, socket string
 	var readers []exportedReader
 	devices, _ := v.bus.Devices(context.Background()) // fails with its context only
 	for i, d := range devices {
-		r := exportedReader{Index: i, Model: v.stations[i].Model().Name, VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BusID: d.PortPath}
+		r := exportedReader{Index: i, Name: v.names[i], Model: v.stations[i].Model().Name, VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BusID: d.PortPath}
 		for _, c := range v.stations[i].Inserted() {
 			r.Slots = append(r.Slots, c.String())
 		}
@@ -224,7 +267,7 @@ func (p *program) printExport(v *virtualReaders, address net.Addr, socket string
 		return p.out.line(map[string]any{"listen": address.String(), "control": socket, "readers": readers})
 	}
 	for _, r := range readers {
-		p.out.printf("%d  %s\n   %s, bus ID %s\n", r.Index, r.Model, strings.ToLower(r.VID+":"+r.PID), r.BusID)
+		p.out.printf("%d  %s\n   %s, bus ID %s\n", r.Index, r.Name, strings.ToLower(r.VID+":"+r.PID), r.BusID)
 		for i, c := range r.Slots {
 			p.out.printf("   slot %d: %s\n", i, c)
 		}
@@ -293,9 +336,9 @@ func (p *program) inputLines(ctx context.Context) <-chan string {
 
 // reportHosts logs which rules of CCID the hosts have broken.
 func (p *program) reportHosts(v *virtualReaders) {
-	for _, station := range v.stations {
+	for i, station := range v.stations {
 		for _, violation := range station.Violations() {
-			p.log.Warnf("%s: the host broke a rule of CCID: %v", station.Model().Name, violation)
+			p.log.Warnf("%s: the host broke a rule of CCID: %v", v.names[i], violation)
 		}
 	}
 }

@@ -114,7 +114,7 @@ Without a command it lists the readers and says what to do next.
 	flags.BoolVar(&p.opts.json, "json", false, "write JSON for programs")
 	flags.StringVar(&p.opts.usb, "usb", "", "use real readers through `BACKEND`: usbfs or libusb (default usbfs; none with --virtual or --usbip)")
 	flags.StringArrayVar(&p.opts.usbip, "usbip", nil, "use the readers that a USB/IP server exports, all or that with a bus ID; repeatable.\n`SERVER`: HOST[:PORT][/BUSID], as 192.0.2.7:3240/1-1.2")
-	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: level character|tpdu|short|extended,\ncard t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT")
+	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: reader NAME (ccid-probe virtual --list-models),\nlevel character|tpdu|short|extended, slots 1..8, card t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT,\nname and serial TEXT, features, message and busy N, pinpad yes|no|verify, keys KEYS")
 	flags.DurationVar(&p.opts.timeout, "timeout", defaultTimeout, "longest wait for one step: opening a reader, powering a card, one APDU")
 	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
 	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
