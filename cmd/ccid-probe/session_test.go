@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -396,25 +397,12 @@ func TestReplayDoesNotWaitForAnAnswerThatIsDamaged(t *testing.T) {
 }
 
 func TestACaptureThatIsTooLongIsToldSo(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "long.pcap")
-	f, err := os.Create(file)
-	require.NoError(t, err)
-	// One packet of a megabyte after another; but for their headers the file is a hole.
-	_, err = f.Write([]byte{0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 220, 0, 0, 0})
-	require.NoError(t, err)
-	event := make([]byte, 64)
-	event[8] = 'S'
-	const size = 1 << 20
-	for at := int64(24); at < capture.MaxFile+size; at += 16 + size {
-		_, err = f.WriteAt(append([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0}, event...), at)
-		require.NoError(t, err)
-	}
-	require.NoError(t, f.Close())
-	got := probe(t, "explain", file)
-	assert.Equal(t, exitUsage, got.code)
-	assert.Contains(t, got.stderr, "file is too large")
-	assert.Contains(t, got.stderr, "editcap")
-	assert.NotContains(t, got.stderr, "is wanted")
+	err := captureProblem(t.Context(), "long.pcap", &capture.PacketError{Packet: 7, Kind: capture.ErrTooLarge, Cause: errors.New("at most so many")})
+	var p *problem
+	require.ErrorAs(t, err, &p)
+	assert.Equal(t, exitUsage, p.code)
+	assert.Contains(t, p.Error(), "long.pcap: capture: file is too large")
+	assert.Equal(t, []string{"Cut the part out of it that matters: Wireshark and editcap do that."}, p.advice)
 }
 
 // TestAFullDiskIsTold: the command goes on, and the exit code says that the recording is not whole.
