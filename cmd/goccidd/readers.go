@@ -148,7 +148,7 @@ func openUSB(name string, log logrus.FieldLogger) (usbtransport.Backend, error) 
 	return backend, nil
 }
 
-// plug starts a virtual reader. Its name at the bench is that of its model.
+// plug starts a virtual reader. Its name at the bench is that of its model, as it was given.
 func (r *readers) plug(ctx context.Context, text string) error {
 	spec, err := virtual.ParseSpec(text)
 	if err != nil {
@@ -161,7 +161,7 @@ func (r *readers) plug(ctx context.Context, text string) error {
 		return err
 	}
 	r.closers = append(r.closers, station.Close)
-	_, err = r.bench.Add(station.Model().Name, station)
+	_, err = r.bench.Add(spec.Name(), station)
 	return err
 }
 

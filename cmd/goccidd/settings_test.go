@@ -225,6 +225,12 @@ func TestAConfigurationFileThatWasAskedForMustBeThere(t *testing.T) {
 	require.Contains(t, stderr, "no such file")
 }
 
+func TestAnOptionThatIsNeitherTrueNorFalseIsTold(t *testing.T) {
+	code, _, stderr := call(t, nil, "--foreground=maybe")
+	require.Equal(t, exitUsage, code)
+	require.Equal(t, "goccidd: --foreground: \"maybe\": true and false are possible\n", stderr)
+}
+
 func TestUnknownOptionsAreToldWhatThereIs(t *testing.T) {
 	code, stdout, stderr := call(t, nil, "--no-such-option")
 	require.Equal(t, exitUsage, code)
