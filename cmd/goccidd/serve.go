@@ -170,6 +170,9 @@ func (d *daemon) release() error {
 	if d.listener != nil {
 		errs = append(errs, d.listener.Close())
 	}
+	if d.owned {
+		_ = os.Remove(d.settings.Socket + hiddenExtension) // which is not there after an end that began before listen
+	}
 	return errors.Join(append(errs, d.pid.remove())...)
 }
 
@@ -186,8 +189,12 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Driver: d.log.driver(d.readers.handler), Logger: d.log, PowerOffGrace: powerOffGrace(s.Readers.PowerOff),
 		MaxHandles: s.Limits.HandlesPerClient.n, MaxReaderHandles: s.Limits.HandlesPerReader.n,
 	})
+	hide := d.hide
+	if !d.owned {
+		hide = nil // who comes late waits for the next daemon of systemd's
+	}
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
-		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Logger: d.log,
+		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Hide: hide, Logger: d.log,
 		Limits: pcscd.Limits{Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n},
 	})
 	return nil
