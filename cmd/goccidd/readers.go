@@ -69,7 +69,7 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 			Logger: log, Quirks: table, NoSerial: !s.SerialName, NoInterfaceName: !s.InterfaceName, NameExtension: s.Extension,
 			Speeds: &host.SpeedMemory{},
 		},
-		Policy: ifdhandler.Policy{Escape: func(*host.Reader, []byte) bool { return s.Escape }},
+		Policy: escapePolicy(s.Escape),
 	})
 	r.hotplug, err = r.handler.HotPlug(ctx)
 	if err != nil {
@@ -78,6 +78,14 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 	// Readers are closed before what they are reached through.
 	r.closers = slices.Insert(r.closers, 0, r.hotplug.Close)
 	return r, nil
+}
+
+// escapePolicy lets clients send all vendor commands, or none but those that quirks allow.
+func escapePolicy(allowed bool) ifdhandler.Policy {
+	if !allowed {
+		return ifdhandler.Policy{}
+	}
+	return ifdhandler.Policy{Escape: func(*host.Reader, []byte) bool { return true }}
 }
 
 // loadQuirks reads the files in a folder, which has to be there unless it is the default one.
