@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -127,8 +128,13 @@ func (d *daemon) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 
 func (d *daemon) status(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	r := d.report()
+	_ = r.encode(w) // whoever asked may have gone
+}
+
+// encode writes a report as JSON.
+func (r *statusReport) encode(w io.Writer) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	// Whoever asked may have gone.
-	_ = encoder.Encode(d.report())
+	return encoder.Encode(r)
 }

@@ -60,6 +60,31 @@ func TestStatusTellsWhoHoldsWhat(t *testing.T) {
 	assert.Contains(t, stdout, "held in a transaction by ")
 }
 
+func TestStatusNamesProgramsThatTheSandboxedDaemonMayNotLookAt(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	h := newHome(t)
+	h.start(t, "--virtual", oneCard)
+	c := h.client(t)
+	require.NoError(t, c.Begin(connect(t, c)))
+	reader := h.report(t).Readers[0]
+	require.Equal(t, self, reader.Handles[0].Client.Executable)
+	require.Equal(t, self, reader.Lock.Client.Executable)
+	_, stdout, _ := call(t, nil, "status", "--socket", h.socket())
+	require.Contains(t, stdout, "shared by "+self+" (PID")
+}
+
+func TestProgramsAreNamedByWhatStillRuns(t *testing.T) {
+	h := newHome(t)
+	require.NoError(t, os.Mkdir(h.path("7"), 0o700))
+	h.file(t, "7/comm", "gpg-agent\n")
+	require.NoError(t, os.Symlink("/usr/bin/gpg-agent", h.path("7/exe")))
+	for name, want := range map[string]string{"gpg-agent": "/usr/bin/gpg-agent", "scdaemon": "scdaemon", "/opt/gpg-agent": "/opt/gpg-agent", "": ""} {
+		require.Equal(t, want, programPath(h.dir, pcscd.Client{PID: 7, Executable: name}))
+	}
+	require.Equal(t, "gpg-agent", programPath(h.dir, pcscd.Client{PID: 8, Executable: "gpg-agent"}), "which has ended")
+}
+
 func TestStatusWithoutADaemonSaysSo(t *testing.T) {
 	h := newHome(t)
 	code, stdout, stderr := call(t, nil, "status", "--socket", h.socket())
