@@ -137,29 +137,29 @@ func (p *program) rootCommand() *cobra.Command {
 	// These settings are never used: load parses the options once more, over those of the file.
 	forHelp := defaults()
 	bindSettings(root.Flags(), &forHelp)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return p.flagError(root, err) })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(p.statusCommand())
 	return root
 }
 
-func noArguments(_ *cobra.Command, args []string) error {
+func noArguments(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	if new(duration).Set(args[0]) == nil {
+	if !c.HasParent() && new(duration).Set(args[0]) == nil {
 		return usage("%q stands alone; a time for --auto-exit needs the sign: --auto-exit=%s", args[0], args[0])
 	}
-	return usage("%q is no option and no command; goccidd --help lists them", args[0])
+	return usage("%q is no option and no command; %s --help lists them", args[0], c.CommandPath())
 }
 
 // flagError adds what there is to an error about what there is not.
-func (p *program) flagError(root *cobra.Command, err error) error {
+func flagError(c *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
 		return &usageError{err}
 	}
 	var names []string
-	root.Flags().VisitAll(func(f *pflag.Flag) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "--" + f.Name
 		if f.Shorthand != "" {
 			name = "-" + f.Shorthand + " " + name
@@ -167,7 +167,7 @@ func (p *program) flagError(root *cobra.Command, err error) error {
 		names = append(names, name)
 	})
 	slices.Sort(names)
-	return usage("%w\nThere are: %s\ngoccidd --help says what they do", err, strings.Join(names, ", "))
+	return usage("%w\nThere are: %s\n%s --help says what they do", err, strings.Join(names, ", "), c.CommandPath())
 }
 
 // bindSettings defines the options that have a place in the configuration file. Each option's default is what the settings say.
@@ -216,7 +216,7 @@ func (p *program) loadFile(file string, s *settings) error {
 	data, err := readSettings(file)
 	if err == nil && data == nil {
 		file = p.defaultConfig
-		if data, err = os.ReadFile(file); errors.Is(err, os.ErrNotExist) {
+		if data, err = readRegular(file); errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -86,11 +87,38 @@ func readSettings(file string) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(file)
+	data, err := readRegular(file)
 	if errors.Is(err, syscall.EISDIR) || err == nil && isReaderConf(data) {
 		return nil, nil
 	}
 	return append([]byte{}, data...), err
+}
+
+// maxConfig bounds a configuration file, in bytes.
+const maxConfig = 1 << 20
+
+// readRegular reads a file as far as a configuration may go. A folder is an EISDIR, and what has no end, or a pipe that nobody writes
+// to, is not opened.
+func readRegular(name string) (data []byte, err error) {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, &os.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", name)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err = io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err == nil && len(data) > maxConfig {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, maxConfig)
+	}
+	return data, err
 }
 
 // isReaderConf tells whether a file is one of pcscd's lists of serial readers.

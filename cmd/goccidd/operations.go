@@ -43,9 +43,8 @@ func (d *daemon) report() statusReport {
 	return r
 }
 
-// serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends. With
-// stop the bench ends the daemon.
-func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
+// serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends.
+func (d *daemon) serveOperations(ctx context.Context) error {
 	path := d.settings.statusSocket()
 	if err := clearSocket(path, func() int { return 0 }); err != nil {
 		return err
@@ -55,7 +54,7 @@ func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
 		return err
 	}
 	d.serveHTTP(ctx, l, http.HandlerFunc(d.status))
-	if err := d.serveBench(ctx, stop); err != nil {
+	if err := d.serveBench(ctx); err != nil {
 		return err
 	}
 	if !d.settings.Metrics.Listen.set() {
@@ -71,7 +70,7 @@ func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
 }
 
 // serveBench takes requests for the virtual readers, if a socket for that is set.
-func (d *daemon) serveBench(ctx context.Context, stop func()) error {
+func (d *daemon) serveBench(ctx context.Context) error {
 	path := d.settings.Readers.Control
 	if path == "" || d.readers.bench == nil {
 		return nil
@@ -81,13 +80,7 @@ func (d *daemon) serveBench(ctx context.Context, stop func()) error {
 		return err
 	}
 	d.background.Go(func() {
-		err := d.readers.bench.Serve(ctx, l)
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, control.ErrQuit):
-			d.log.Infof("%v: exit", err)
-			stop()
-		default:
+		if err := d.readers.bench.Serve(ctx, l); ctx.Err() == nil {
 			d.log.Errorf("virtual readers take no more requests: %v", err)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	golog "log"
 	"maps"
 	"net"
 	"net/http"
@@ -149,6 +150,17 @@ func TestMetricsAreServedWhereAskedFor(t *testing.T) {
 	assert.Equal(t, sample{"gauge", 1}, values["goccidd_card_present Gemalto PC Twin Reader 00 00"])
 	assert.Positive(t, values["process_open_fds"].value)
 	assert.Positive(t, values["go_goroutines"].value)
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{{"HEAD", "/metrics", http.StatusOK}, {"POST", "/metrics", http.StatusMethodNotAllowed}, {"GET", "/", http.StatusNotFound}, {"GET", "/metrics/x", http.StatusNotFound}} {
+		request, err := http.NewRequestWithContext(t.Context(), tt.method, "http://goccidd"+tt.path, nil)
+		require.NoError(t, err)
+		answer, err := transport.RoundTrip(request)
+		require.NoError(t, err)
+		answer.Body.Close()
+		assert.Equal(t, tt.want, answer.StatusCode, "%s %s", tt.method, tt.path)
+	}
 	d.stop(t)
 	assert.True(t, gone(h.path("metrics")))
 	assert.NotContains(t, d.stderr.String(), "ERROR: metrics:", "the sandbox leaves the library what it reads")
@@ -325,7 +337,18 @@ func TestJSONLogIsJSON(t *testing.T) {
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
 		require.Contains(t, fields, "level")
+		require.Regexp(t, `T\d\d:\d\d:\d\d\.\d{6}`, fields["time"])
 	}
+}
+
+func TestLibrariesWriteToTheDaemonsLog(t *testing.T) {
+	var out transcript
+	l := (&program{environment: environment{stderr: &out, getenv: func(string) string { return "" }}}).newLogging(defaults().Log)
+	giveBack := l.takeLibraries()
+	golog.Print("words of a library")
+	giveBack()
+	require.Regexp(t, `^time="[^ ]+" level=warning msg="words of a library"\n$`, out.String())
+	require.Equal(t, os.Stderr, golog.Writer())
 }
 
 func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {

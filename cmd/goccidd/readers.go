@@ -97,7 +97,7 @@ func loadQuirks(directory string) (*quirks.Table, error) {
 	}
 	table, err := quirks.Load(directory)
 	if err != nil {
-		return nil, fmt.Errorf("quirks: %w", err)
+		return nil, usage("quirks: %w", err)
 	}
 	return table, nil
 }
@@ -128,6 +128,7 @@ func (r *readers) backends(ctx context.Context, s readerSettings) ([]usbtranspor
 	bus := virtual.NewBus()
 	r.closers = append(r.closers, bus.Close)
 	r.bench = control.NewBench(bus)
+	r.bench.Endless() // its clients have the readers, not the daemon
 	for _, v := range s.Virtual {
 		if err := r.plug(ctx, v.text); err != nil {
 			return nil, fmt.Errorf("virtual reader %s: %w", v.text, err)

@@ -59,6 +59,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting := p.waitingParent()
 	defer func() { waiting.tell(err) }()
 	log := p.newLogging(s.Log)
+	defer log.takeLibraries()()
 	d := &daemon{program: p, settings: s, loaded: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
 	defer func() {
 		if err != nil {
@@ -91,7 +92,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	defer stop()
 	d.background.Go(func() { d.handle(ctx, signals, stop) })
 	d.background.Go(func() { d.readers.follow(ctx, d.manager) })
-	if err := d.serveOperations(ctx, stop); err != nil {
+	if err := d.serveOperations(ctx); err != nil {
 		return err
 	}
 	d.sandbox()

@@ -225,6 +225,37 @@ func TestAConfigurationFileThatWasAskedForMustBeThere(t *testing.T) {
 	require.Contains(t, stderr, "no such file")
 }
 
+func TestWhatIsNoFileIsNoConfiguration(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big.toml")
+	require.NoError(t, os.WriteFile(big, nil, 0o600))
+	require.NoError(t, os.Truncate(big, 10<<30))
+	for file, want := range map[string]string{"/dev/zero": "/dev/zero is no regular file", big: "has more than 1048576 bytes"} {
+		code, _, stderr := call(t, nil, "--foreground", "--config", file)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, want)
+	}
+}
+
+func TestBrokenQuirksAreAWrongConfiguration(t *testing.T) {
+	h := newHome(t)
+	require.NoError(t, os.Mkdir(h.path("quirks.d"), 0o700))
+	h.file(t, "quirks.d/x.toml", "[[quirk]]\nidd = 3\n")
+	config := h.file(t, "goccidd.toml", "[readers]\nquirks-dir = \""+h.path("quirks.d")+"\"\n")
+	for _, args := range [][]string{{"--foreground"}, nil} {
+		d := launch(t, h.command(append(args, "--socket", h.socket(), "--usb", "none", "--config", config)...))
+		require.Equal(t, exitUsage, d.exit(t))
+		require.Contains(t, d.stderr.String(), "x.toml:2")
+	}
+}
+
+func TestUnknownOptionsOfStatusAreToldWhatStatusHas(t *testing.T) {
+	code, _, stderr := call(t, nil, "status", "--foo")
+	require.Equal(t, exitUsage, code)
+	require.Equal(t, "goccidd: unknown flag: --foo\ngoccidd: There are: --json, --socket, -c --config, -h --help\ngoccidd: goccidd status --help says what they do\n", stderr)
+	_, _, stderr = call(t, nil, "status", "5")
+	require.Equal(t, "goccidd: \"5\" is no option and no command; goccidd status --help lists them\n", stderr)
+}
+
 func TestUnknownOptionsAreToldWhatThereIs(t *testing.T) {
 	code, stdout, stderr := call(t, nil, "--no-such-option")
 	require.Equal(t, exitUsage, code)
