@@ -58,9 +58,10 @@ func (i *invocation) bind(flags *pflag.FlagSet) {
 // program is one run.
 type program struct {
 	environment
-	args []string
-	cli  invocation
-	code int
+	args   []string
+	cli    invocation
+	code   int
+	source source // of the settings that were loaded last
 }
 
 // run does what args say, and returns the exit code.
@@ -223,6 +224,7 @@ func (p *program) loadFile(file string, s *settings) error {
 	if err != nil {
 		return usage("configuration: %w", err)
 	}
+	p.source.file, p.source.data = file, data
 	if err := decodeConfig(file, data, s); err != nil {
 		return &usageError{err}
 	}
@@ -232,6 +234,7 @@ func (p *program) loadFile(file string, s *settings) error {
 // load returns the settings of the configuration file and the command line. It is called anew for each reload.
 func (p *program) load() (settings, error) {
 	s := defaults()
+	p.source = source{}
 	s.Readers.Extension = p.getenv("PCSCLITE_FILTER_EXTEND_READER_NAMES")
 	if err := p.loadFile(p.cli.config, &s); err != nil {
 		return s, err
@@ -242,8 +245,9 @@ func (p *program) load() (settings, error) {
 	if err := flags.Parse(p.args); err != nil {
 		return s, &usageError{err}
 	}
+	p.source.options = flags
 	if err := s.check(); err != nil {
-		return s, &usageError{err}
+		return s, p.place(&usageError{err})
 	}
 	return s, nil
 }

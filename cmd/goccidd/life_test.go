@@ -132,7 +132,10 @@ func TestReloadTakesTheNewSettings(t *testing.T) {
 
 	h.file(t, "goccidd.toml", "auto-exit = \"1h\"\n")
 	d.signal(t, syscall.SIGHUP)
-	d.stderr.waitFor(t, "at the next start only")
+	d.stderr.waitFor(t, "what has changed here takes effect at the next start only: auto-exit\"")
+	h.file(t, "goccidd.toml", "[limits]\nconnections = 7\n[readers]\nallow-escape = true\n[metrics]\nlisten = \"127.0.0.1:9\"\n")
+	d.signal(t, syscall.SIGHUP)
+	d.stderr.waitFor(t, "at the next start only: readers.allow-escape, limits.connections, metrics.listen\"")
 }
 
 func TestReloadOfABadFileKeepsTheOldSettings(t *testing.T) {
@@ -141,7 +144,7 @@ func TestReloadOfABadFileKeepsTheOldSettings(t *testing.T) {
 	d := h.start(t, "--config", config)
 	for text, want := range map[string]string{
 		"[log]\nlevel = \"loud\"\n":              "goccidd.toml:2:9",
-		"[access]\nusers = [\"no-such-user\"]\n": "no-such-user",
+		"[access]\nusers = [\"no-such-user\"]\n": `goccidd.toml:2: access.users: there is no user \"no-such-user\""`,
 	} {
 		h.file(t, "goccidd.toml", text)
 		d.signal(t, syscall.SIGHUP)

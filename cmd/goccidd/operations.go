@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/goccid/goccid/pcscd"
@@ -45,11 +46,7 @@ func (d *daemon) report() statusReport {
 
 // serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends.
 func (d *daemon) serveOperations(ctx context.Context) error {
-	path := d.settings.statusSocket()
-	if err := clearSocket(path, func() int { return 0 }); err != nil {
-		return err
-	}
-	l, err := listenUnix(path, 0o600)
+	l, err := listenBeside("status.socket", d.settings.statusSocket(), 0o600)
 	if err != nil {
 		return err
 	}
@@ -77,7 +74,7 @@ func (d *daemon) serveBench(ctx context.Context) error {
 	}
 	l, err := control.Listen(path)
 	if err != nil {
-		return err
+		return wrong("readers.virtual-control", "%w", err)
 	}
 	d.background.Go(func() {
 		if err := d.readers.bench.Serve(ctx, l); ctx.Err() == nil {
@@ -89,13 +86,34 @@ func (d *daemon) serveBench(ctx context.Context) error {
 
 func (d *daemon) listenMetrics() (net.Listener, error) {
 	network, address := d.settings.Metrics.Listen.network()
-	if network != "unix" {
-		return net.Listen(network, address)
+	const setting = "metrics.listen"
+	if network == "unix" {
+		return listenBeside(setting, address, 0o660)
 	}
-	if err := clearSocket(address, func() int { return 0 }); err != nil {
-		return nil, err
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
 	}
-	return listenUnix(address, 0o660)
+	return l, nil
+}
+
+// listenBeside makes a socket that is not the clients'.
+func listenBeside(setting, path string, mode os.FileMode) (net.Listener, error) {
+	err := clearSocket(path, func() int { return 0 })
+	if errors.As(err, new(*runningError)) {
+		return nil, wrong(setting, "another program serves %s: choose another path", path)
+	}
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
+	}
+	l, err := listenUnix(path, mode)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, wrong(setting, "there is no folder %s: make it, or choose another path", filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
+	}
+	return l, nil
 }
 
 // httpTime bounds one question and its answer.

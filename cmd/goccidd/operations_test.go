@@ -364,7 +364,7 @@ func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {
 	require.NoError(t, a.Close())
 
 	_, err = newAccess(accessSettings{Groups: []string{"no-such-group"}}, logrus.New())
-	require.ErrorContains(t, err, `access: there is no group "no-such-group"`)
+	require.ErrorContains(t, err, `access.groups: there is no group "no-such-group"`)
 }
 
 func TestDriverErrorsAreLoggedInPlaceOfAnAnswer(t *testing.T) {

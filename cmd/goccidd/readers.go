@@ -92,7 +92,7 @@ func escapePolicy(allowed bool) ifdhandler.Policy {
 func loadQuirks(directory string) (*quirks.Table, error) {
 	if directory != defaultQuirksDir {
 		if _, err := os.Stat(directory); err != nil && directory != "" {
-			return nil, usage("readers.quirks-dir: %w", err)
+			return nil, &usageError{wrong("readers.quirks-dir", "%w", err)}
 		}
 	}
 	table, err := quirks.Load(directory)

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -63,6 +64,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	d := &daemon{program: p, settings: s, loaded: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
 	defer func() {
 		if err != nil {
+			err = p.place(err)
 			d.log.Errorf("%v", err)
 			err = &loggedError{err}
 		}
@@ -283,7 +285,7 @@ func (d *daemon) reload() {
 	defer d.notify.ready()
 	apply, err := d.prepare()
 	if err != nil {
-		d.log.Errorf("reload: the old settings stay: %v", err)
+		d.log.Errorf("reload: the old settings stay: %v", d.program.place(err))
 		return
 	}
 	apply()
@@ -308,8 +310,9 @@ func (d *daemon) prepare() (apply func(), err error) {
 		d.readers.hotplug.SetQuirks(table)
 		d.access.replace(rules)
 		d.log.configure(s.Log)
-		if s.Log, s.Access = d.loaded.Log, d.loaded.Access; !reflect.DeepEqual(s, d.loaded) {
-			d.log.Warn("some of what has changed takes effect at the next start only")
+		s.Log, s.Access, s.Readers.QuirksDir = d.loaded.Log, d.loaded.Access, d.loaded.Readers.QuirksDir
+		if names := changed(reflect.ValueOf(d.loaded), reflect.ValueOf(s), ""); len(names) > 0 {
+			d.log.Warnf("what has changed here takes effect at the next start only: %s", strings.Join(names, ", "))
 		}
 	}, nil
 }
