@@ -155,9 +155,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.setExitDeadline()
 	s.mu.Unlock()
 	wakeAccept := context.AfterFunc(ctx, func() {
-		stop(errStopping)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		stop(errStopping) // under the lock, so that who sees it sets the next deadline
 		s.stopping = true
 		s.setExitDeadline()
 	})
@@ -224,7 +224,9 @@ func (s *Server) turnAway() {
 		return
 	}
 	s.vanish()
+	s.mu.Lock()
 	_ = s.listener.SetDeadline(time.Now().Add(lastLookTime)) // else it is closed, as Accept says, too
+	s.mu.Unlock()
 	for {
 		nc, err := s.listener.AcceptUnix()
 		if err != nil {

@@ -489,7 +489,7 @@ func TestAClientThatWasFasterThanHidePutsTheAutomaticExitOff(t *testing.T) {
 	c := <-late
 	_, err = c.Handshake(wire.MajorVersion, wire.Minor5)
 	require.NoError(t, err, "it is served")
-	require.EqualValues(t, 1, shows.Load(), "and others find the socket again")
+	require.Eventually(t, func() bool { return shows.Load() == 1 }, pcsctest.Patience, time.Millisecond, "and others find the socket again")
 	require.NoError(t, c.Close())
 	require.ErrorIs(t, <-ended, ErrIdle)
 	require.EqualValues(t, 2, hides.Load())

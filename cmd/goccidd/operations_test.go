@@ -342,13 +342,20 @@ func TestJSONLogIsJSON(t *testing.T) {
 }
 
 func TestLibrariesWriteToTheDaemonsLog(t *testing.T) {
-	var out transcript
-	l := (&program{environment: environment{stderr: &out, getenv: func(string) string { return "" }}}).newLogging(defaults().Log)
-	giveBack := l.takeLibraries()
+	h := newHome(t)
+	out := &transcript{more: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan int)
+	go func() {
+		env := environment{stdout: out, stderr: out, getenv: func(string) string { return "" }}
+		ended <- run(ctx, env, []string{"--foreground", "--disable-sandbox", "--socket", h.socket(), "--usb", "none", "--disable-polkit", "--virtual", oneCard})
+	}()
+	out.waitFor(t, "serving")
 	golog.Print("words of a library")
-	giveBack()
-	require.Regexp(t, `^time="[^ ]+" level=warning msg="words of a library"\n$`, out.String())
-	require.Equal(t, os.Stderr, golog.Writer())
+	stop()
+	require.Zero(t, <-ended)
+	require.Regexp(t, `(?m)^time="[^ ]+" level=warning msg="words of a library"$`, out.String())
+	require.Equal(t, os.Stderr, golog.Writer(), "which is given back")
 }
 
 func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {

@@ -87,6 +87,23 @@ func TestTheLimitsOfTheOptionsHold(t *testing.T) {
 	require.ErrorIs(t, err, wire.ErrInternalError, "-r")
 }
 
+func TestASocketThatWasHiddenComesBack(t *testing.T) {
+	h := newHome(t)
+	p := &program{environment: environment{stderr: os.Stderr, getenv: func(string) string { return "" }}}
+	d := &daemon{log: p.newLogging(defaults().Log)}
+	d.settings.Socket = h.socket()
+	require.NoError(t, d.listen())
+	show := d.hide()
+	_, err := pcsctest.Dial(h.socket())
+	require.ErrorIs(t, err, syscall.ENOENT)
+	show()
+	c, err := pcsctest.Dial(h.socket())
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.NoError(t, d.listener.Close())
+	require.True(t, gone(h.socket()), "and goes with its listener")
+}
+
 // namedInterface is a reader whose interface has the product's string as its own.
 type namedInterface struct{ *virtual.Reader }
 
