@@ -28,7 +28,8 @@ func (l Lun) String() string { return fmt.Sprintf("%08X", uint32(l)) }
 
 // Policy decides what applications may do with a reader.
 type Policy struct {
-	// Escape tells whether an application may send this vendor command to the reader; nil is never. Escape commands
+	// Escape tells whether an application may send this vendor command to the reader; nil is never. Where it is not nil, or
+	// the reader's quirks allow all of them, applications are told that there is this feature. Escape commands
 	// can do anything to a reader, such as change its firmware. Those that the reader's quirks allow are not asked for.
 	Escape func(reader *host.Reader, command []byte) bool
 }

@@ -33,6 +33,10 @@ type ServerOptions struct {
 	Limits     Limits
 	// AutoExit is how long there may be no client before Serve returns ErrIdle, also when none ever came; 0 is for ever.
 	AutoExit time.Duration
+	// Hide is called when Serve is about to end. It makes that clients do not find the socket any more, so that none connects
+	// that nobody will serve; those that came before it are looked after. Where one of them puts an automatic exit off, what Hide
+	// returned is called: the socket is to be found again. It is nil for a socket that another process serves next.
+	Hide func() (show func())
 	// Logger is nil for none.
 	Logger logrus.FieldLogger
 }
@@ -77,6 +81,8 @@ type Server struct {
 	authorizer Authorizer
 	limits     Limits
 	autoExit   time.Duration
+	hide       func() (show func())
+	show       func() // undoes hide, nil before it; accept's alone
 	log        logrus.FieldLogger
 	refusals   *refusals
 
@@ -118,6 +124,7 @@ func newServer(r resources, o ServerOptions) *Server {
 		authorizer: o.Authorizer,
 		limits:     o.Limits.withDefaults(),
 		autoExit:   o.AutoExit,
+		hide:       o.Hide,
 		log:        o.Logger,
 		refusals:   newRefusals(o.Logger, time.Now),
 		conns:      map[*conn]struct{}{},
@@ -129,8 +136,8 @@ func newServer(r resources, o ServerOptions) *Server {
 }
 
 // Serve accepts clients on a UNIX socket, ours or systemd's, until ctx ends or nobody came for AutoExit; it may be
-// called once. It leaves the listener open: clients that came too late stay in its queue, for the daemon that systemd
-// starts next. When it returns, all connections are closed and their cards given back.
+// called once. It leaves the listener open: without ServerOptions.Hide, clients that came too late stay in its queue, for the
+// daemon that systemd starts next. When it returns, all connections are closed and their cards given back.
 //
 // Clients that wait when ctx ends, for readers, a card or another's transaction, are told ErrServiceStopped.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
@@ -148,9 +155,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.setExitDeadline()
 	s.mu.Unlock()
 	wakeAccept := context.AfterFunc(ctx, func() {
-		stop(errStopping)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		stop(errStopping) // under the lock, so that who sees it sets the next deadline
 		s.stopping = true
 		s.setExitDeadline()
 	})
@@ -170,10 +177,13 @@ func (s *Server) accept(ctx context.Context) error {
 			if err == nil {
 				nc.Close()
 			}
+			s.turnAway()
 			return nil
 		case err == nil:
 			delay = 0
-			s.admit(ctx, nc)
+			if s.admit(ctx, nc) {
+				s.appear()
+			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if s.idleLongEnough() {
 				return ErrIdle
@@ -189,6 +199,40 @@ func (s *Server) accept(ctx context.Context) error {
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			sleep(ctx, delay)
 		}
+	}
+}
+
+// vanish has clients find the socket no more.
+func (s *Server) vanish() {
+	if s.hide != nil && s.show == nil {
+		s.show = s.hide()
+	}
+}
+
+// appear is the reverse of vanish.
+func (s *Server) appear() {
+	if s.show != nil {
+		s.show()
+		s.show = nil
+	}
+}
+
+// turnAway ends the connections that nobody accepts any more, unless another process will: they would wait as long as our end
+// takes.
+func (s *Server) turnAway() {
+	if s.hide == nil {
+		return
+	}
+	s.vanish()
+	s.mu.Lock()
+	_ = s.listener.SetDeadline(time.Now().Add(lastLookTime)) // else it is closed, as Accept says, too
+	s.mu.Unlock()
+	for {
+		nc, err := s.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		nc.Close()
 	}
 }
 
@@ -223,6 +267,7 @@ func (s *Server) idleLongEnough() bool {
 	case over && s.lastLook:
 		return true
 	case over:
+		s.vanish()
 		s.lastLook = true
 		s.setAcceptDeadline(time.Now().Add(lastLookTime))
 	default:
@@ -250,12 +295,12 @@ func (s *Server) setAcceptDeadline(at time.Time) {
 }
 
 // admit starts to serve a client, unless there are too many.
-func (s *Server) admit(ctx context.Context, nc *net.UnixConn) {
+func (s *Server) admit(ctx context.Context, nc *net.UnixConn) (admitted bool) {
 	client, err := peer(nc)
 	if err != nil {
 		s.log.WithError(err).Warn("cannot tell who a client is: refused")
 		nc.Close()
-		return
+		return false
 	}
 	c := newConn(ctx, s, nc, client)
 	s.mu.Lock()
@@ -266,13 +311,14 @@ func (s *Server) admit(ctx context.Context, nc *net.UnixConn) {
 		s.refusals.warn(client, "too many connections: client refused")
 		c.cancel()
 		nc.Close()
-		return
+		return false
 	}
 	s.conns[c] = struct{}{}
 	s.users[client.UID]++
 	s.setExitDeadline()
 	s.mu.Unlock()
 	s.running.Go(c.run)
+	return true
 }
 
 // makeRoom tells whether one more connection of this user may be, after dropping one that only holds a place. The

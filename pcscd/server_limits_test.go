@@ -3,9 +3,11 @@ package pcscd
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -459,6 +461,58 @@ func TestAutoExitLosesNoClient(t *testing.T) {
 	}
 	cancel()
 	assert.NotZero(t, <-ended)
+}
+
+// hidden are a listener's options whose Hide has a client connect just before, at its first call.
+func hidden(t *testing.T, path string, o ServerOptions) (_ ServerOptions, hides, shows *atomic.Int32, late chan *pcsctest.Client) {
+	t.Helper()
+	hides, shows, late = new(atomic.Int32), new(atomic.Int32), make(chan *pcsctest.Client, 1)
+	o.Hide = func() func() {
+		if hides.Add(1) == 1 {
+			c, err := pcsctest.Dial(path)
+			assert.NoError(t, err)
+			late <- c
+		}
+		return func() { shows.Add(1) }
+	}
+	return o, hides, shows, late
+}
+
+func TestAClientThatWasFasterThanHidePutsTheAutomaticExitOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer l.Close()
+	o, hides, shows, late := hidden(t, path, ServerOptions{AutoExit: 20 * time.Millisecond})
+	ended := make(chan error, 1)
+	go func() { ended <- newServer(newFakeResources(), o).Serve(t.Context(), l) }()
+	c := <-late
+	_, err = c.Handshake(wire.MajorVersion, wire.Minor5)
+	require.NoError(t, err, "it is served")
+	require.Eventually(t, func() bool { return shows.Load() == 1 }, pcsctest.Patience, time.Millisecond, "and others find the socket again")
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, <-ended, ErrIdle)
+	require.EqualValues(t, 2, hides.Load())
+	require.EqualValues(t, 1, shows.Load())
+}
+
+func TestNobodyIsLeftInTheQueueOfAHiddenSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer l.Close()
+	o, _, shows, late := hidden(t, path, ServerOptions{})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- newServer(newFakeResources(), o).Serve(ctx, l) }()
+	stop()
+	c := <-late
+	defer c.Close()
+	require.NoError(t, <-ended)
+	require.NoError(t, c.Conn.SetReadDeadline(time.Now().Add(pcsctest.Patience)))
+	_, err = c.Conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF, "its connection ends while the listener is still open")
+	require.Zero(t, shows.Load())
 }
 
 // BenchmarkTransmitOverTheSocket is the server's share of an exchange: a card that answers at once.

@@ -47,11 +47,11 @@ func (a *access) replace(r *rules) {
 
 // newRules makes the rules of the settings: polkit, where it is there and wanted, else users and groups.
 func newRules(s accessSettings, log logrus.FieldLogger) (*rules, error) {
-	users, err := numbers(s.Users, "user", lookupUser)
+	users, err := numbers(s.Users, "access.users", lookupUser)
 	if err != nil {
 		return nil, err
 	}
-	groups, err := numbers(s.Groups, "group", lookupGroup)
+	groups, err := numbers(s.Groups, "access.groups", lookupGroup)
 	if err != nil {
 		return nil, err
 	}
@@ -64,18 +64,18 @@ func newRules(s accessSettings, log logrus.FieldLogger) (*rules, error) {
 }
 
 // numbers turns names into numbers; what is a number already stays it.
-func numbers(names []string, what string, lookup func(string) (string, error)) ([]uint32, error) {
+func numbers(names []string, setting string, lookup func(string) (string, error)) ([]uint32, error) {
 	list := make([]uint32, 0, len(names))
 	for _, name := range names {
 		number := name
 		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
 			if number, err = lookup(name); err != nil {
-				return nil, usage("access: there is no %s %q: %w", what, name, err)
+				return nil, &usageError{wrong(setting, "%w", err)}
 			}
 		}
 		n, err := strconv.ParseUint(number, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("access: %s %q: %w", what, name, err)
+			return nil, wrong(setting, "%q: %w", name, err)
 		}
 		list = append(list, uint32(n))
 	}
@@ -84,6 +84,9 @@ func numbers(names []string, what string, lookup func(string) (string, error)) (
 
 func lookupUser(name string) (string, error) {
 	u, err := user.Lookup(name)
+	if errors.As(err, new(user.UnknownUserError)) {
+		return "", fmt.Errorf("there is no user %q", name)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -92,6 +95,9 @@ func lookupUser(name string) (string, error) {
 
 func lookupGroup(name string) (string, error) {
 	g, err := user.LookupGroup(name)
+	if errors.As(err, new(user.UnknownGroupError)) {
+		return "", fmt.Errorf("there is no group %q", name)
+	}
 	if err != nil {
 		return "", err
 	}

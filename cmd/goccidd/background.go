@@ -55,7 +55,11 @@ func (p *program) background() error {
 		return child.Process.Release()
 	}
 	err = child.Wait()
-	if text := strings.TrimSpace(string(report)); text != "" {
+	text := strings.TrimSpace(string(report))
+	switch {
+	case text != "" && child.ProcessState.ExitCode() == exitUsage:
+		return usage("%s", text)
+	case text != "":
 		return errors.New(text)
 	}
 	return fmt.Errorf("the daemon ended before it was ready: %w", err)

@@ -59,9 +59,10 @@ func (i *invocation) bind(flags *pflag.FlagSet) {
 // program is one run.
 type program struct {
 	environment
-	args []string
-	cli  invocation
-	code int
+	args   []string
+	cli    invocation
+	code   int
+	source source // of the settings that were loaded last
 }
 
 // run does what args say, and returns the exit code.
@@ -140,7 +141,7 @@ func (p *program) rootCommand() *cobra.Command {
 	// These settings are never used: load parses the options once more, over those of the file.
 	forHelp := defaults()
 	bindSettings(root.Flags(), &forHelp)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return p.flagError(root, err) })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(p.statusCommand())
 	root.SetHelpCommand(helpCommand())
 	return root
@@ -162,18 +163,18 @@ func helpCommand() *cobra.Command {
 	}
 }
 
-func noArguments(_ *cobra.Command, args []string) error {
+func noArguments(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	if new(duration).Set(args[0]) == nil {
+	if !c.HasParent() && new(duration).Set(args[0]) == nil {
 		return usage("%q stands alone; a time for --auto-exit needs the sign: --auto-exit=%s", args[0], args[0])
 	}
-	return usage("%q is no option and no command; goccidd --help lists them", args[0])
+	return usage("%q is no option and no command; %s --help lists them", args[0], c.CommandPath())
 }
 
 // flagError adds what there is to an error about what there is not.
-func (p *program) flagError(root *cobra.Command, err error) error {
+func flagError(c *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) && errors.Is(err, strconv.ErrSyntax) && invalid.GetFlag().Value.Type() == "bool" {
 		return usage("--%s: %q: true and false are possible", invalid.GetFlag().Name, invalid.GetValue())
@@ -183,7 +184,7 @@ func (p *program) flagError(root *cobra.Command, err error) error {
 		return &usageError{err}
 	}
 	var names []string
-	root.Flags().VisitAll(func(f *pflag.Flag) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "--" + f.Name
 		if f.Shorthand != "" {
 			name = "-" + f.Shorthand + " " + name
@@ -191,7 +192,7 @@ func (p *program) flagError(root *cobra.Command, err error) error {
 		names = append(names, name)
 	})
 	slices.Sort(names)
-	return usage("%w\nThere are: %s\ngoccidd --help says what they do", err, strings.Join(names, ", "))
+	return usage("%w\nThere are: %s\n%s --help says what they do", err, strings.Join(names, ", "), c.CommandPath())
 }
 
 // bindSettings defines the options that have a place in the configuration file. Each option's default is what the settings say.
@@ -240,13 +241,14 @@ func (p *program) loadFile(file string, s *settings) error {
 	data, err := readSettings(file)
 	if err == nil && data == nil {
 		file = p.defaultConfig
-		if data, err = os.ReadFile(file); errors.Is(err, os.ErrNotExist) {
+		if data, err = readRegular(file); errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 	}
 	if err != nil {
 		return usage("configuration: %w", err)
 	}
+	p.source.file, p.source.data = file, data
 	if err := decodeConfig(file, data, s); err != nil {
 		return &usageError{err}
 	}
@@ -256,6 +258,7 @@ func (p *program) loadFile(file string, s *settings) error {
 // load returns the settings of the configuration file and the command line. It is called anew for each reload.
 func (p *program) load() (settings, error) {
 	s := defaults()
+	p.source = source{}
 	s.Readers.Extension = p.getenv("PCSCLITE_FILTER_EXTEND_READER_NAMES")
 	if names := p.getenv("PCSCLITE_FILTER_IGNORE_READER_NAMES"); names != "" {
 		s.Readers.Ignored = strings.Split(names, ":")
@@ -269,8 +272,9 @@ func (p *program) load() (settings, error) {
 	if err := flags.Parse(p.args); err != nil {
 		return s, &usageError{err}
 	}
+	p.source.options = flags
 	if err := s.check(); err != nil {
-		return s, &usageError{err}
+		return s, p.place(&usageError{err})
 	}
 	return s, nil
 }

@@ -6,12 +6,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
 	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+	"github.com/spf13/pflag"
 )
 
 // configError is what is wrong in a configuration file.
@@ -86,11 +89,38 @@ func readSettings(file string) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(file)
+	data, err := readRegular(file)
 	if errors.Is(err, syscall.EISDIR) || err == nil && isReaderConf(data) {
 		return nil, nil
 	}
 	return append([]byte{}, data...), err
+}
+
+// maxConfig bounds a configuration file, in bytes.
+const maxConfig = 1 << 20
+
+// readRegular reads a file as far as a configuration may go. A folder is an EISDIR, and what has no end, or a pipe that nobody writes
+// to, is not opened.
+func readRegular(name string) (data []byte, err error) {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, &os.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", name)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err = io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err == nil && len(data) > maxConfig {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, maxConfig)
+	}
+	return data, err
 }
 
 // isReaderConf tells whether a file is one of pcscd's lists of serial readers.
@@ -102,4 +132,61 @@ func isReaderConf(data []byte) bool {
 		}
 	}
 	return false
+}
+
+// source is where settings come from.
+type source struct {
+	file    string // "" for none
+	data    []byte
+	options *pflag.FlagSet
+}
+
+// option is the name of the option for a setting of which no more is known after it was read.
+func option(setting string) string {
+	switch setting {
+	case "readers.virtual-control":
+		return "virtual-control"
+	case "metrics.listen":
+		return "metrics"
+	}
+	return setting
+}
+
+// place adds to an error about a setting, unless that is the default, where it stands. It returns the error.
+func (p *program) place(err error) error {
+	var wrong *settingError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	if name := option(wrong.setting); p.source.options != nil && p.source.options.Changed(name) {
+		wrong.where, wrong.option = "--"+name, true
+	} else if line := lineOf(p.source.data, wrong.setting); line > 0 {
+		wrong.where = fmt.Sprintf("%s:%d", p.source.file, line)
+	}
+	return err
+}
+
+// lineOf is the line of a file at which a setting stands, 0 for none.
+func lineOf(data []byte, setting string) int {
+	p := unstable.Parser{}
+	p.Reset(data)
+	table := ""
+	for p.NextExpression() {
+		e := p.Expression()
+		if e.Kind != unstable.Table && e.Kind != unstable.KeyValue {
+			continue
+		}
+		name, line := "", 0
+		for key := e.Key(); key.Next(); {
+			name += "." + string(key.Node().Data)
+			line = p.Shape(key.Node().Raw).Start.Line
+		}
+		switch {
+		case e.Kind == unstable.Table:
+			table = name
+		case table+name == "."+setting:
+			return line
+		}
+	}
+	return 0
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"testing"
 
@@ -21,6 +22,8 @@ func FuzzConfig(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		line := lineOf(data, "log.level")
+		require.True(t, line >= 0 && line <= 1+bytes.Count(data, []byte("\n")), line)
 		got := defaults()
 		if err := decodeConfig("f.toml", data, &got); err != nil {
 			require.Equal(t, defaults(), got)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -132,7 +133,10 @@ func TestReloadTakesTheNewSettings(t *testing.T) {
 
 	h.file(t, "goccidd.toml", "auto-exit = \"1h\"\n")
 	d.signal(t, syscall.SIGHUP)
-	d.stderr.waitFor(t, "at the next start only")
+	d.stderr.waitFor(t, "what has changed here takes effect at the next start only: auto-exit\"")
+	h.file(t, "goccidd.toml", "[limits]\nconnections = 7\n[readers]\nallow-escape = true\n[metrics]\nlisten = \"127.0.0.1:9\"\n")
+	d.signal(t, syscall.SIGHUP)
+	d.stderr.waitFor(t, "at the next start only: readers.allow-escape, limits.connections, metrics.listen\"")
 }
 
 func TestReloadOfABadFileKeepsTheOldSettings(t *testing.T) {
@@ -141,7 +145,7 @@ func TestReloadOfABadFileKeepsTheOldSettings(t *testing.T) {
 	d := h.start(t, "--config", config)
 	for text, want := range map[string]string{
 		"[log]\nlevel = \"loud\"\n":              "goccidd.toml:2:9",
-		"[access]\nusers = [\"no-such-user\"]\n": "no-such-user",
+		"[access]\nusers = [\"no-such-user\"]\n": `goccidd.toml:2: access.users: there is no user \"no-such-user\""`,
 	} {
 		h.file(t, "goccidd.toml", text)
 		d.signal(t, syscall.SIGHUP)
@@ -172,6 +176,50 @@ func TestAutoExitAlsoWhenNobodyEverCame(t *testing.T) {
 	require.Zero(t, d.exit(t))
 	require.Contains(t, d.stderr.String(), "no client for 200ms: exit")
 	require.True(t, gone(h.socket()))
+}
+
+// servedOrTold connects, and tells whether it was served. Else it was told that there is no service.
+func (h *home) servedOrTold(t *testing.T) (served bool) {
+	t.Helper()
+	c, err := pcsctest.Open(h.socket(), wire.Minor5)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return false
+	}
+	require.NoError(t, err, "neither served nor told that there is no service")
+	require.NoError(t, c.Close())
+	return true
+}
+
+func TestAClientAtTheMomentOfTheAutomaticExitIsServedOrToldThatThereIsNoService(t *testing.T) {
+	const idle = 50 * time.Millisecond
+	for round := range 8 {
+		h := newHome(t)
+		d := h.start(t, "--auto-exit="+idle.String(), "--virtual", oneCard)
+		// Around the end of the time, from before it on, one client after the other.
+		for try := 0; h.servedOrTold(t) && try < 40; try++ {
+			time.Sleep(idle - 2*time.Millisecond + time.Duration(round*40+try)%16*400*time.Microsecond)
+		}
+		d.exit(t)
+	}
+}
+
+func TestAnEndThatWasAnnouncedIsToldToClientsAsNoService(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *process){
+		"automatic":  func(*testing.T, *process) {},
+		"terminated": func(t *testing.T, d *process) { d.signal(t, syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 2 {
+				h := newHome(t)
+				d := h.start(t, "--auto-exit=300ms", "--virtual", oneCard, "--virtual", oneCard)
+				end(t, d)
+				require.Equal(t, "STOPPING=1", h.told(t))
+				require.False(t, h.servedOrTold(t))
+				require.Zero(t, d.exit(t))
+				require.Empty(t, must(filepath.Glob(h.path("pcscd*"))))
+			}
+		})
+	}
 }
 
 func TestAutoExitAfterTheLastClient(t *testing.T) {
@@ -430,6 +478,9 @@ func TestACardAtWorkDoesNotPutOffTheEnd(t *testing.T) {
 	})
 	asked := time.Now()
 	d.signal(t, syscall.SIGTERM)
+	eventually(t, "the socket is gone", func() bool { return gone(h.socket()) })
+	require.False(t, h.servedOrTold(t), "new clients are not kept waiting")
+	require.Less(t, time.Since(asked), finishTime)
 	d.exit(t)
 	require.Less(t, time.Since(asked), finishTime+closeTime+5*time.Second)
 	require.Error(t, <-answered)

@@ -54,3 +54,25 @@ func listenUnix(path string, mode os.FileMode) (*net.UnixListener, error) {
 	}
 	return l, nil
 }
+
+// hiddenExtension is what the name of a socket has in addition that clients are not to find any more.
+const hiddenExtension = ".ending"
+
+// hide has clients find no socket of ours, which to them says that there is no service, until show is called. It is renamed, not
+// removed, as there is no way back from that.
+func (d *daemon) hide() (show func()) {
+	path := d.settings.Socket
+	d.rename(path, path+hiddenExtension)
+	d.listener.SetUnlinkOnClose(false) // what is at the path from now on is not ours
+	return func() {
+		d.rename(path+hiddenExtension, path)
+		d.listener.SetUnlinkOnClose(true)
+	}
+}
+
+// rename tells of what fails: somebody has removed the socket, and clients do not find it either way.
+func (d *daemon) rename(from, to string) {
+	if err := os.Rename(from, to); err != nil {
+		d.log.Warnf("%v", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	golog "log"
 	"log/syslog"
 	"os"
 	"strings"
@@ -57,7 +58,7 @@ func (l *logging) configure(s logSettings) {
 		TimestampFormat: "15:04:05.000000",
 	}
 	if s.Format.name == "json" {
-		format = &logrus.JSONFormatter{DisableTimestamp: l.journal}
+		format = &logrus.JSONFormatter{DisableTimestamp: l.journal, TimestampFormat: "2006-01-02T15:04:05.000000Z07:00"}
 	}
 	if l.journal {
 		format = priorityFormatter{format}
@@ -67,6 +68,26 @@ func (l *logging) configure(s logSettings) {
 	}
 	l.SetLevel(s.Level.Level)
 	l.apdu.Store(s.APDU)
+}
+
+// takeLibraries has libraries that write to Go's own log write to ours, until giveBack.
+func (l *logging) takeLibraries() (giveBack func()) {
+	out, flags := golog.Writer(), golog.Flags()
+	golog.SetOutput(libraryLog{l})
+	golog.SetFlags(0) // the time is ours to tell
+	return func() {
+		golog.SetOutput(out)
+		golog.SetFlags(flags)
+	}
+}
+
+// libraryLog takes the lines of Go's own log, which has no levels: libraries write what somebody should see.
+type libraryLog struct{ log *logging }
+
+// Write implements io.Writer.
+func (w libraryLog) Write(line []byte) (int, error) {
+	w.log.Warn(strings.TrimRight(string(line), "\n"))
+	return len(line), nil
 }
 
 // isJournal tells whether a file is the stream to the journal that systemd says our output is: "device:inode".

@@ -16,17 +16,19 @@ import (
 // metricsType is the media type of Prometheus' text format.
 const metricsType = "text/plain; version=0.0.4; charset=utf-8"
 
-// newMetrics serves figures of what a report tells, and of the process.
+// newMetrics serves figures of what a report tells, and of the process, at /metrics.
 func newMetrics(report func() statusReport) http.Handler {
 	// The library leaves the types of its own figures out unless it is told to write them.
 	metrics.ExposeMetadata(true)
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { // and HEAD
 		w.Header().Set("Content-Type", metricsType)
 		r := report()
 		figures{w, r.Readers}.write(r)
 		metrics.WriteProcessMetrics(w)
 		metrics.WriteFDMetrics(w)
 	})
+	return mux
 }
 
 // figures writes in Prometheus' text format. The library has no text for HELP, and would repeat HELP and TYPE for each reader,

@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/goccid/goccid/pcscd"
@@ -42,19 +44,14 @@ func (d *daemon) report() statusReport {
 	return r
 }
 
-// serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends. With
-// stop the bench ends the daemon.
-func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
-	path := d.settings.statusSocket()
-	if err := clearSocket(path, func() int { return 0 }); err != nil {
-		return err
-	}
-	l, err := listenUnix(path, 0o600)
+// serveOperations serves status, for root alone, and metrics and the virtual readers' bench, if asked for, until ctx ends.
+func (d *daemon) serveOperations(ctx context.Context) error {
+	l, err := listenBeside("status.socket", d.settings.statusSocket(), 0o600)
 	if err != nil {
 		return err
 	}
 	d.serveHTTP(ctx, l, http.HandlerFunc(d.status))
-	if err := d.serveBench(ctx, stop); err != nil {
+	if err := d.serveBench(ctx); err != nil {
 		return err
 	}
 	if !d.settings.Metrics.Listen.set() {
@@ -70,23 +67,17 @@ func (d *daemon) serveOperations(ctx context.Context, stop func()) error {
 }
 
 // serveBench takes requests for the virtual readers, if a socket for that is set.
-func (d *daemon) serveBench(ctx context.Context, stop func()) error {
+func (d *daemon) serveBench(ctx context.Context) error {
 	path := d.settings.Readers.Control
 	if path == "" || d.readers.bench == nil {
 		return nil
 	}
 	l, err := control.Listen(path)
 	if err != nil {
-		return err
+		return wrong("readers.virtual-control", "%w", err)
 	}
 	d.background.Go(func() {
-		err := d.readers.bench.Serve(ctx, l)
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, control.ErrQuit):
-			d.log.Infof("%v: exit", err)
-			stop()
-		default:
+		if err := d.readers.bench.Serve(ctx, l); ctx.Err() == nil {
 			d.log.Errorf("virtual readers take no more requests: %v", err)
 		}
 	})
@@ -95,13 +86,34 @@ func (d *daemon) serveBench(ctx context.Context, stop func()) error {
 
 func (d *daemon) listenMetrics() (net.Listener, error) {
 	network, address := d.settings.Metrics.Listen.network()
-	if network != "unix" {
-		return net.Listen(network, address)
+	const setting = "metrics.listen"
+	if network == "unix" {
+		return listenBeside(setting, address, 0o660)
 	}
-	if err := clearSocket(address, func() int { return 0 }); err != nil {
-		return nil, err
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
 	}
-	return listenUnix(address, 0o660)
+	return l, nil
+}
+
+// listenBeside makes a socket that is not the clients'.
+func listenBeside(setting, path string, mode os.FileMode) (net.Listener, error) {
+	err := clearSocket(path, func() int { return 0 })
+	if errors.As(err, new(*runningError)) {
+		return nil, wrong(setting, "another program serves %s: choose another path", path)
+	}
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
+	}
+	l, err := listenUnix(path, mode)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, wrong(setting, "there is no folder %s: make it, or choose another path", filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
+	}
+	return l, nil
 }
 
 // httpTime bounds one question and its answer.
@@ -127,8 +139,13 @@ func (d *daemon) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 
 func (d *daemon) status(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	r := d.report()
+	_ = r.encode(w) // whoever asked may have gone
+}
+
+// encode writes a report as JSON.
+func (r *statusReport) encode(w io.Writer) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	// Whoever asked may have gone.
-	_ = encoder.Encode(d.report())
+	return encoder.Encode(r)
 }

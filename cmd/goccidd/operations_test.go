@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	golog "log"
 	"maps"
 	"net"
 	"net/http"
@@ -58,6 +59,31 @@ func TestStatusTellsWhoHoldsWhat(t *testing.T) {
 	require.Zero(t, code, stderr)
 	assert.Contains(t, stdout, "Gemalto PC Twin Reader 00 00\n")
 	assert.Contains(t, stdout, "held in a transaction by ")
+}
+
+func TestStatusNamesProgramsThatTheSandboxedDaemonMayNotLookAt(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	h := newHome(t)
+	h.start(t, "--virtual", oneCard)
+	c := h.client(t)
+	require.NoError(t, c.Begin(connect(t, c)))
+	reader := h.report(t).Readers[0]
+	require.Equal(t, self, reader.Handles[0].Client.Executable)
+	require.Equal(t, self, reader.Lock.Client.Executable)
+	_, stdout, _ := call(t, nil, "status", "--socket", h.socket())
+	require.Contains(t, stdout, "shared by "+self+" (PID")
+}
+
+func TestProgramsAreNamedByWhatStillRuns(t *testing.T) {
+	h := newHome(t)
+	require.NoError(t, os.Mkdir(h.path("7"), 0o700))
+	h.file(t, "7/comm", "gpg-agent\n")
+	require.NoError(t, os.Symlink("/usr/bin/gpg-agent", h.path("7/exe")))
+	for name, want := range map[string]string{"gpg-agent": "/usr/bin/gpg-agent", "scdaemon": "scdaemon", "/opt/gpg-agent": "/opt/gpg-agent", "": ""} {
+		require.Equal(t, want, programPath(h.dir, pcscd.Client{PID: 7, Executable: name}))
+	}
+	require.Equal(t, "gpg-agent", programPath(h.dir, pcscd.Client{PID: 8, Executable: "gpg-agent"}), "which has ended")
 }
 
 func TestStatusWithoutADaemonSaysSo(t *testing.T) {
@@ -124,6 +150,17 @@ func TestMetricsAreServedWhereAskedFor(t *testing.T) {
 	assert.Equal(t, sample{"gauge", 1}, values["goccidd_card_present Gemalto PC Twin Reader 00 00"])
 	assert.Positive(t, values["process_open_fds"].value)
 	assert.Positive(t, values["go_goroutines"].value)
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{{"HEAD", "/metrics", http.StatusOK}, {"POST", "/metrics", http.StatusMethodNotAllowed}, {"GET", "/", http.StatusNotFound}, {"GET", "/metrics/x", http.StatusNotFound}} {
+		request, err := http.NewRequestWithContext(t.Context(), tt.method, "http://goccidd"+tt.path, nil)
+		require.NoError(t, err)
+		answer, err := transport.RoundTrip(request)
+		require.NoError(t, err)
+		answer.Body.Close()
+		assert.Equal(t, tt.want, answer.StatusCode, "%s %s", tt.method, tt.path)
+	}
 	d.stop(t)
 	assert.True(t, gone(h.path("metrics")))
 	assert.NotContains(t, d.stderr.String(), "ERROR: metrics:", "the sandbox leaves the library what it reads")
@@ -300,7 +337,25 @@ func TestJSONLogIsJSON(t *testing.T) {
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
 		require.Contains(t, fields, "level")
+		require.Regexp(t, `T\d\d:\d\d:\d\d\.\d{6}`, fields["time"])
 	}
+}
+
+func TestLibrariesWriteToTheDaemonsLog(t *testing.T) {
+	h := newHome(t)
+	out := &transcript{more: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan int)
+	go func() {
+		env := environment{stdout: out, stderr: out, getenv: func(string) string { return "" }}
+		ended <- run(ctx, env, []string{"--foreground", "--disable-sandbox", "--socket", h.socket(), "--usb", "none", "--disable-polkit", "--virtual", oneCard})
+	}()
+	out.waitFor(t, "serving")
+	golog.Print("words of a library")
+	stop()
+	require.Zero(t, <-ended)
+	require.Regexp(t, `(?m)^time="[^ ]+" level=warning msg="words of a library"$`, out.String())
+	require.Equal(t, os.Stderr, golog.Writer(), "which is given back")
 }
 
 func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {
@@ -316,7 +371,7 @@ func TestUsersAndGroupsAreKnownByNameAndNumber(t *testing.T) {
 	require.NoError(t, a.Close())
 
 	_, err = newAccess(accessSettings{Groups: []string{"no-such-group"}}, logrus.New())
-	require.ErrorContains(t, err, `access: there is no group "no-such-group"`)
+	require.ErrorContains(t, err, `access.groups: there is no group "no-such-group"`)
 }
 
 func TestDriverErrorsAreLoggedInPlaceOfAnAnswer(t *testing.T) {

@@ -70,7 +70,7 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 			Logger: log, Quirks: table, NoSerial: !s.SerialName, NoInterfaceName: !s.InterfaceName, NameExtension: s.Extension,
 			Ignore: s.ignores, Speeds: &host.SpeedMemory{},
 		},
-		Policy: ifdhandler.Policy{Escape: func(*host.Reader, []byte) bool { return s.Escape }},
+		Policy: escapePolicy(s.Escape),
 	})
 	r.hotplug, err = r.handler.HotPlug(ctx)
 	if err != nil {
@@ -86,16 +86,24 @@ func (s readerSettings) ignores(name string) bool {
 	return slices.ContainsFunc(s.Ignored, func(part string) bool { return part != "" && strings.Contains(name, part) })
 }
 
+// escapePolicy lets clients send all vendor commands, or none but those that quirks allow.
+func escapePolicy(allowed bool) ifdhandler.Policy {
+	if !allowed {
+		return ifdhandler.Policy{}
+	}
+	return ifdhandler.Policy{Escape: func(*host.Reader, []byte) bool { return true }}
+}
+
 // loadQuirks reads the files in a folder, which has to be there unless it is the default one.
 func loadQuirks(directory string) (*quirks.Table, error) {
 	if directory != defaultQuirksDir {
 		if _, err := os.Stat(directory); err != nil && directory != "" {
-			return nil, usage("readers.quirks-dir: %w", err)
+			return nil, &usageError{wrong("readers.quirks-dir", "%w", err)}
 		}
 	}
 	table, err := quirks.Load(directory)
 	if err != nil {
-		return nil, fmt.Errorf("quirks: %w", err)
+		return nil, usage("quirks: %w", err)
 	}
 	return table, nil
 }
@@ -126,6 +134,7 @@ func (r *readers) backends(ctx context.Context, s readerSettings) ([]usbtranspor
 	bus := virtual.NewBus()
 	r.closers = append(r.closers, bus.Close)
 	r.bench = control.NewBench(bus)
+	r.bench.Endless() // its clients have the readers, not the daemon
 	for _, v := range s.Virtual {
 		if err := r.plug(ctx, v.text); err != nil {
 			return nil, fmt.Errorf("virtual reader %s: %w", v.text, err)

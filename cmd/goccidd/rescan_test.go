@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bufio"
+	"net"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -33,12 +35,19 @@ func TestHotplugSignalsNobodyElse(t *testing.T) {
 	}
 }
 
-func TestQuitAtTheBenchEndsTheDaemon(t *testing.T) {
+func TestQuitAtTheBenchIsRefused(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "--virtual", oneCard, "--virtual-control", h.path("bench"))
 	h.bench(t, "@gempc unplug")
-	h.bench(t, "quit")
-	require.Zero(t, d.exit(t))
-	require.Contains(t, d.stderr.String(), "asked to quit: exit")
-	require.True(t, gone(h.socket()))
+	conn, err := net.Dial("unix", h.path("bench"))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Write([]byte("quit\nlist\n"))
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	answers := bufio.NewScanner(conn)
+	require.True(t, answers.Scan())
+	require.Contains(t, answers.Text(), "error quit is no command here")
+	require.True(t, answers.Scan(), "it answers on")
+	d.stop(t)
 }

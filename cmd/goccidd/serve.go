@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -60,9 +61,11 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting := p.waitingParent()
 	defer func() { waiting.tell(err) }()
 	log := p.newLogging(s.Log)
+	defer log.takeLibraries()()
 	d := &daemon{program: p, settings: s, loaded: s, log: log, started: time.Now(), notify: newNotifier(p.getenv)}
 	defer func() {
 		if err != nil {
+			err = p.place(err)
 			d.log.Errorf("%v", err)
 			err = &loggedError{err}
 		}
@@ -92,7 +95,7 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 	defer stop()
 	d.background.Go(func() { d.handle(ctx, signals, stop) })
 	d.background.Go(func() { d.readers.follow(ctx, d.manager) })
-	if err := d.serveOperations(ctx, stop); err != nil {
+	if err := d.serveOperations(ctx); err != nil {
 		return err
 	}
 	d.sandbox()
@@ -171,6 +174,9 @@ func (d *daemon) release() error {
 	if d.listener != nil {
 		errs = append(errs, d.listener.Close())
 	}
+	if d.owned {
+		_ = os.Remove(d.settings.Socket + hiddenExtension) // which is not there after an end that began before listen
+	}
 	return errors.Join(append(errs, d.pid.remove())...)
 }
 
@@ -188,8 +194,12 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		// All clients may share a card, unless there is a limit of its own.
 		MaxHandles: s.Limits.HandlesPerClient.n, MaxReaderHandles: cmp.Or(s.Limits.HandlesPerReader.n, s.Limits.Connections.n),
 	})
+	hide := d.hide
+	if !d.owned {
+		hide = nil // who comes late waits for the next daemon of systemd's
+	}
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
-		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Logger: d.log,
+		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Hide: hide, Logger: d.log,
 		Limits: pcscd.Limits{Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n},
 	})
 	return nil
@@ -277,7 +287,7 @@ func (d *daemon) reload() {
 	defer d.notify.ready()
 	apply, err := d.prepare()
 	if err != nil {
-		d.log.Errorf("reload: the old settings stay: %v", err)
+		d.log.Errorf("reload: the old settings stay: %v", d.program.place(err))
 		return
 	}
 	apply()
@@ -302,8 +312,9 @@ func (d *daemon) prepare() (apply func(), err error) {
 		d.readers.hotplug.SetQuirks(table)
 		d.access.replace(rules)
 		d.log.configure(s.Log)
-		if s.Log, s.Access = d.loaded.Log, d.loaded.Access; !reflect.DeepEqual(s, d.loaded) {
-			d.log.Warn("some of what has changed takes effect at the next start only")
+		s.Log, s.Access, s.Readers.QuirksDir = d.loaded.Log, d.loaded.Access, d.loaded.Readers.QuirksDir
+		if names := changed(reflect.ValueOf(d.loaded), reflect.ValueOf(s), ""); len(names) > 0 {
+			d.log.Warnf("what has changed here takes effect at the next start only: %s", strings.Join(names, ", "))
 		}
 	}, nil
 }

@@ -3,10 +3,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"time"
@@ -125,26 +125,85 @@ func orBeside(path, socket, extension string) string {
 // maxSocketPath is what fits into sun_path with its NUL on every system.
 const maxSocketPath = 103
 
+// settingError is what is wrong with a setting that can be read.
+type settingError struct {
+	setting string // as the file has it, "readers.quirks-dir"
+	where   string // what place knows in addition
+	option  bool   // where has the option that says what is wrong, whatever the setting is called
+	err     error
+}
+
+// Error returns "file:line: setting: what is wrong", or "--option: what is wrong".
+func (e *settingError) Error() string {
+	text := e.err.Error()
+	if !e.option {
+		text = e.setting + ": " + text
+	}
+	if e.where != "" {
+		text = e.where + ": " + text
+	}
+	return text
+}
+func (e *settingError) Unwrap() error { return e.err }
+
+func wrong(setting, format string, args ...any) error {
+	return &settingError{setting: setting, err: fmt.Errorf(format, args...)}
+}
+
 // check finds what no single setting can know.
 func (s *settings) check() error {
-	for _, file := range []struct{ name, path string }{
-		{"socket", s.Socket}, {"status.socket", s.statusSocket()}, {"pid-file", s.pidFile()}, {"virtual-control", s.Readers.Control},
-	} {
-		switch {
-		case file.path != "" && !filepath.IsAbs(file.path):
-			return fmt.Errorf("%s: %q has to be a path that begins with /", file.name, file.path)
-		case file.name != "pid-file" && len(file.path) > maxSocketPath:
-			return fmt.Errorf("%s: %q is too long for a socket, which may have %d bytes", file.name, file.path, maxSocketPath)
-		}
-	}
 	if s.Socket == "" {
-		return errors.New("socket: a path is needed")
+		return wrong("socket", "a path is needed")
+	}
+	if err := s.checkPaths(); err != nil {
+		return err
 	}
 	if s.Metrics.Listen.set() && !s.Metrics.Remote && !s.Metrics.Listen.local() {
-		return fmt.Errorf("metrics: %s can be reached from other machines: listen on unix:PATH or a loopback address like 127.0.0.1:9517, "+
+		return wrong("metrics.listen", "%s can be reached from other machines: listen on unix:PATH or a loopback address like 127.0.0.1:9517, "+
 			"or set allow-remote = true in [metrics] if that is wanted", s.Metrics.Listen.text)
 	}
 	return nil
+}
+
+// checkPaths finds paths that can't be, and those that two files would have.
+func (s *settings) checkPaths() error {
+	files := []struct{ setting, path string }{
+		{"socket", s.Socket}, {"status.socket", s.statusSocket()}, {"pid-file", s.pidFile()}, {"readers.virtual-control", s.Readers.Control},
+	}
+	if network, path := s.Metrics.Listen.network(); network == "unix" {
+		files = append(files, struct{ setting, path string }{"metrics.listen", path})
+	}
+	taken := map[string]string{}
+	for _, file := range files {
+		if file.path == "" {
+			continue
+		}
+		path := filepath.Clean(file.path)
+		switch {
+		case !filepath.IsAbs(path):
+			return wrong(file.setting, "%q has to be a path that begins with /", file.path)
+		case file.setting != "pid-file" && len(file.path) > maxSocketPath:
+			return wrong(file.setting, "%q is too long for a socket, which may have %d bytes", file.path, maxSocketPath)
+		case taken[path] != "":
+			return wrong(file.setting, "%q is the path of %s, too", file.path, taken[path])
+		}
+		taken[path] = file.setting
+	}
+	return nil
+}
+
+// changed returns the names of the settings in which two structs of them differ.
+func changed(before, now reflect.Value, table string) (names []string) {
+	for i := range before.NumField() {
+		field, a, b := before.Type().Field(i), before.Field(i), now.Field(i)
+		name := table + field.Tag.Get("toml")
+		if field.Type.Kind() == reflect.Struct && field.Type.Field(0).Tag.Get("toml") != "" {
+			names = append(names, changed(a, b, name+".")...)
+		} else if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // What follows are the types of settings. They are structs so that the TOML decoder gives each value, of whatever TOML type,

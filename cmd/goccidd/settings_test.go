@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -161,7 +162,11 @@ func TestSettingsThatDoNotFitAreRefused(t *testing.T) {
 		args []string
 		want string
 	}{
-		"relative socket":   {[]string{"--socket", "pcscd.comm"}, `socket: "pcscd.comm" has to be a path that begins with /`},
+		"relative socket":   {[]string{"--socket", "pcscd.comm"}, `--socket: "pcscd.comm" has to be a path that begins with /`},
+		"no socket":         {[]string{"--socket="}, "--socket: a path is needed"},
+		"one path for two":  {[]string{"--socket", "/x/a", "--metrics", "unix:/x/../x/a"}, `--metrics: "/x/../x/a" is the path of socket, too`},
+		"the pid file's":    {[]string{"--socket", "/x/a.pid"}, `pid-file: "/x/a.pid" is the path of socket, too`},
+		"relative control":  {[]string{"--virtual-control", "c"}, `--virtual-control: "c" has to be a path`},
 		"long socket":       {[]string{"--socket", long}, "too long for a socket"},
 		"metrics for all":   {[]string{"--metrics", ":9517"}, "can be reached from other machines"},
 		"metrics by name":   {[]string{"--metrics", "host.example:9517"}, "can be reached from other machines"},
@@ -177,6 +182,54 @@ func TestSettingsThatDoNotFitAreRefused(t *testing.T) {
 	}
 	_, err := loaded(t, "[metrics]\nlisten = \":9517\"\nallow-remote = true\n")
 	require.NoError(t, err)
+}
+
+func TestSettingsThatDoNotFitAreToldWithTheirPlace(t *testing.T) {
+	for file, want := range map[string]string{
+		"auto-exit = 3\nsocket = \"pcscd.comm\"\n":                 ":2: socket: ",
+		"[readers]\nvirtual-control = \"c\"\n":                     ":2: readers.virtual-control: ",
+		"[log]\nlevel = \"info\"\n[metrics]\nlisten = \":9517\"\n": ":4: metrics.listen: ",
+		"status.socket = \"s\"\n":                                  ":1: status.socket: ",
+	} {
+		_, err := loaded(t, file)
+		require.ErrorContains(t, err, "goccidd.toml"+want)
+	}
+	require.Zero(t, lineOf([]byte("[readers]\n[log]\nsocket = 1\n"), "socket"))
+}
+
+// TestSettingsThatFailAreToldWithTheirPlace is about those that are wrong only in this place at this time.
+func TestSettingsThatFailAreToldWithTheirPlace(t *testing.T) {
+	h := newHome(t)
+	for _, name := range []string{"metrics", "status"} {
+		l, err := net.Listen("unix", h.path(name))
+		require.NoError(t, err)
+		defer l.Close()
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	for name, tt := range map[string]struct {
+		file string
+		args []string
+		want string
+		code int
+	}{
+		"quirks":            {"[readers]\nquirks-dir = \"/no/such\"\n", nil, "goccidd.toml:2: readers.quirks-dir: stat /no/such", exitUsage},
+		"user":              {"[access]\nusers = [\"nope\"]\n", nil, `goccidd.toml:2: access.users: there is no user \"nope\""`, exitUsage},
+		"status in use":     {"[status]\nsocket = \"" + h.path("status") + "\"\n", nil, "goccidd.toml:2: status.socket: another program serves " + h.path("status") + ": choose another path", exitFailure},
+		"status's folder":   {"[status]\nsocket = \"/no/such/s\"\n", nil, "goccidd.toml:2: status.socket: there is no folder /no/such: make it", exitFailure},
+		"metrics in use":    {"", []string{"--metrics", "unix:" + h.path("metrics")}, "--metrics: another program serves " + h.path("metrics") + ": choose another path", exitFailure},
+		"metrics's address": {"", []string{"--metrics", taken.Addr().String()}, "--metrics: listen tcp " + taken.Addr().String(), exitFailure},
+		"bench":             {"", []string{"--virtual", oneCard, "--virtual-control", "/no/such/c"}, "--virtual-control: ", exitFailure},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := h.file(t, "goccidd.toml", tt.file)
+			d := launch(t, h.command(append(tt.args, "--foreground", "--socket", h.socket(), "--usb", "none", "--disable-polkit", "--config", config)...))
+			require.Equal(t, tt.code, d.exit(t))
+			require.Contains(t, d.stderr.String(), tt.want)
+			require.Equal(t, 1, strings.Count(d.stderr.String(), "level=error"))
+		})
+	}
 }
 
 func TestPCSCDsListsOfSerialReadersAreLeftOut(t *testing.T) {
@@ -229,6 +282,37 @@ func TestAnOptionThatIsNeitherTrueNorFalseIsTold(t *testing.T) {
 	code, _, stderr := call(t, nil, "--foreground=maybe")
 	require.Equal(t, exitUsage, code)
 	require.Equal(t, "goccidd: --foreground: \"maybe\": true and false are possible\n", stderr)
+}
+
+func TestWhatIsNoFileIsNoConfiguration(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big.toml")
+	require.NoError(t, os.WriteFile(big, nil, 0o600))
+	require.NoError(t, os.Truncate(big, 10<<30))
+	for file, want := range map[string]string{"/dev/zero": "/dev/zero is no regular file", big: "has more than 1048576 bytes"} {
+		code, _, stderr := call(t, nil, "--foreground", "--config", file)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, want)
+	}
+}
+
+func TestBrokenQuirksAreAWrongConfiguration(t *testing.T) {
+	h := newHome(t)
+	require.NoError(t, os.Mkdir(h.path("quirks.d"), 0o700))
+	h.file(t, "quirks.d/x.toml", "[[quirk]]\nidd = 3\n")
+	config := h.file(t, "goccidd.toml", "[readers]\nquirks-dir = \""+h.path("quirks.d")+"\"\n")
+	for _, args := range [][]string{{"--foreground"}, nil} {
+		d := launch(t, h.command(append(args, "--socket", h.socket(), "--usb", "none", "--config", config)...))
+		require.Equal(t, exitUsage, d.exit(t))
+		require.Contains(t, d.stderr.String(), "x.toml:2")
+	}
+}
+
+func TestUnknownOptionsOfStatusAreToldWhatStatusHas(t *testing.T) {
+	code, _, stderr := call(t, nil, "status", "--foo")
+	require.Equal(t, exitUsage, code)
+	require.Equal(t, "goccidd: unknown flag: --foo\ngoccidd: There are: --json, --socket, -c --config, -h --help\ngoccidd: goccidd status --help says what they do\n", stderr)
+	_, _, stderr = call(t, nil, "status", "5")
+	require.Equal(t, "goccidd: \"5\" is no option and no command; goccidd status --help lists them\n", stderr)
 }
 
 func TestUnknownOptionsAreToldWhatThereIs(t *testing.T) {

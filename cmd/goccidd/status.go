@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -62,16 +64,47 @@ func (p *program) status(ctx context.Context, socket string, asJSON bool) error 
 	case err != nil:
 		return err
 	}
-	if asJSON {
-		_, err = p.stdout.Write(data)
-		return err
-	}
 	var r statusReport
 	if err := json.Unmarshal(data, &r); err != nil {
 		return fmt.Errorf("the daemon's answer is not understood: %w", err)
 	}
+	r.eachClient(func(c *pcscd.Client) { c.Executable = programPath("/proc", *c) })
+	if asJSON {
+		return r.encode(p.stdout)
+	}
 	_, err = io.WriteString(p.stdout, describe(r, time.Now()))
 	return err
+}
+
+// eachClient calls a function with each client that holds something, or waits for it.
+func (r *statusReport) eachClient(do func(*pcscd.Client)) {
+	for _, reader := range r.Readers {
+		for i := range reader.Handles {
+			do(&reader.Handles[i].Client)
+		}
+		for i := range reader.Queue {
+			do(&reader.Queue[i].Client)
+		}
+		if reader.Lock != nil {
+			do(&reader.Lock.Client)
+		}
+	}
+}
+
+// programPath is the path of a client's program. The daemon in its sandbox (Landlock) may read no more of other processes than
+// their short names, which we may, outside of it. A process that has another name than the client had is another one, with its
+// number.
+func programPath(proc string, c pcscd.Client) string {
+	dir := filepath.Join(proc, strconv.Itoa(int(c.PID)))
+	name, err := os.ReadFile(filepath.Join(dir, "comm"))
+	if err != nil || strings.TrimSuffix(string(name), "\n") != c.Executable {
+		return c.Executable
+	}
+	path, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil {
+		return c.Executable
+	}
+	return path
 }
 
 // fetchStatus returns the daemon's answer as it is.

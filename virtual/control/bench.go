@@ -14,7 +14,8 @@ import (
 
 // Bench is virtual readers that can be worked by requests.
 type Bench struct {
-	bus *virtual.Bus
+	bus     *virtual.Bus
+	endless bool // see Endless
 
 	// mu protects the fields below.
 	mu      sync.Mutex
@@ -42,6 +43,8 @@ var (
 	ErrPlugged = errors.New("the reader is plugged in")
 	// ErrUnplugged: the reader is not plugged in.
 	ErrUnplugged = errors.New("the reader is not plugged in")
+	// ErrEndless: the program is not ended here.
+	ErrEndless = errors.New("quit is no command here: this program ends in another way")
 	// ErrNoPINPad: the reader has no keys.
 	ErrNoPINPad = errors.New("the reader has no PIN pad; pinpad=yes gives it one")
 )
@@ -52,6 +55,9 @@ func NewBench(bus *virtual.Bus) *Bench {
 	bus.Inject(b.judge)
 	return b
 }
+
+// Endless has Quit refused, for a program that has an end of its own. It is called before there are requests.
+func (b *Bench) Endless() { b.endless = true }
 
 // Add plugs a reader in, which can be told by its number, counted from 0, its name, and the name of its model. It stays the caller's to
 // close.
@@ -73,8 +79,11 @@ func (b *Bench) Do(ctx context.Context, r Request) (string, error) {
 	case List:
 		return b.list(), nil
 	case Help:
-		return help(), nil
+		return b.help(), nil
 	case Quit:
+		if b.endless {
+			return "", ErrEndless
+		}
 		return "", ErrQuit
 	}
 	reader, err := b.find(r.Reader)
@@ -293,14 +302,17 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func help() string {
-	var b strings.Builder
+func (b *Bench) help() string {
+	var text strings.Builder
 	for _, v := range verbs() {
-		fmt.Fprintf(&b, "%s\n", strings.TrimSpace(v.name+" "+v.arguments))
+		if v.name == "quit" && b.endless {
+			continue
+		}
+		fmt.Fprintf(&text, "%s\n", strings.TrimSpace(v.name+" "+v.arguments))
 		for line := range strings.Lines(v.about) {
-			fmt.Fprintf(&b, "    %s\n", strings.TrimRight(line, "\n"))
+			fmt.Fprintf(&text, "    %s\n", strings.TrimRight(line, "\n"))
 		}
 	}
-	b.WriteString("@READER before a command says which reader, by number, name or part of it; SLOT is 0 where it is left out")
-	return b.String()
+	text.WriteString("@READER before a command says which reader, by number, name or part of it; SLOT is 0 where it is left out")
+	return text.String()
 }

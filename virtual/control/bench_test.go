@@ -108,6 +108,15 @@ error the reader is plugged in
 	require.Len(t, devices, 3)
 }
 
+func TestAnEndlessBenchRefusesToQuit(t *testing.T) {
+	b, _ := newBench(t)
+	b.Endless()
+	dialogue(t, b, "> quit\nerror quit is no command here: this program ends in another way\n> list\nok 0 readers\n")
+	answer, err := b.Answer(t.Context(), "help")
+	require.NoError(t, err)
+	require.NotContains(t, answer, "quit")
+}
+
 func TestAnEmptyBenchHasNoReader(t *testing.T) {
 	b, _ := newBench(t)
 	dialogue(t, b, "> plug\nerror no such reader\n> list\nok 0 readers\n")
