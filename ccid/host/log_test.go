@@ -55,7 +55,7 @@ func TestNoFormOfAPINIsTraced(t *testing.T) {
 				logger.SetLevel(logrus.TraceLevel)
 				r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}}, host.Options{Logger: logger})
 				r.connect(t)
-				for _, command := range pintest.Messages(pintest.Short(), pintest.Long()) {
+				for _, command := range pintest.Messages(pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...)) {
 					_, err := r.slot.Transmit(t.Context(), command)
 					_ = err // not every reader and card takes all; what counts is the log
 				}

@@ -654,7 +654,7 @@ func TestProtocolAndSlotCanBeChosen(t *testing.T) {
 
 // TestNoFormOfAPINIsPrinted sends PINs in all forms, with the log on.
 func TestNoFormOfAPINIsPrinted(t *testing.T) {
-	commands := append(pinCommands(), hexOf(pintest.Messages(pintest.Long()))...)
+	commands := hexOf(pintest.Messages(pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...)))
 	for _, flags := range [][]string{{"-vvv"}, {"-vvv", "--json"}} {
 		for _, level := range []string{"tpdu", "extended"} {
 			got := probe(t, append(append([]string{"apdu", "--virtual", demoSpec(level, "t1")}, flags...), commands...)...)

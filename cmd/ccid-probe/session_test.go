@@ -170,8 +170,15 @@ func hexOf(commands [][]byte) []string {
 	return list
 }
 
-// pinCommands are commands with the PIN in them in all forms that have no extended length fields.
-func pinCommands() []string { return hexOf(pintest.Messages(pintest.Short())) }
+// pinCommands are a VERIFY in all forms that have no extended length fields, and the other commands with a PIN in one form. More
+// take long in a session that is recorded and explained.
+func pinCommands() []string {
+	commands := hexOf(pintest.Messages(pintest.Short(0x20)))
+	for _, ins := range pintest.Instructions()[1:] {
+		commands = append(commands, fmt.Sprintf("00%02X000108%X", ins, pintest.Digits))
+	}
+	return commands
+}
 
 // longPINCommand takes several T=1 blocks, or several messages of a reader that takes short ones.
 func longPINCommand() string {
@@ -186,7 +193,7 @@ func TestPINsAreInNoRecording(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			commands := pinCommands()
 			if strings.Contains(spec, "card=t1") && name != "short t1" && name != "token B" {
-				commands = append(append(commands, longPINCommand()), hexOf(pintest.Messages(pintest.Long()))...)
+				commands = append(append(commands, longPINCommand()), hexOf(pintest.Messages(pintest.Long(0x20)))...)
 			}
 			file, got := recordSession(t, spec, []string{"--log-level", "trace"}, append([]string{"apdu"}, commands...)...)
 			require.Equal(t, exitOK, got.code, got.stderr)

@@ -302,7 +302,7 @@ func TestNoFormOfAPINIsLogged(t *testing.T) {
 			c := h.client(t)
 			connected, err := c.Connect(names(t, c)[0], wire.Shared, wire.ProtocolAny)
 			require.NoError(t, err)
-			commands, raw := pintest.Messages(pintest.Short(), pintest.Long()), pintest.Messages(pintest.Raw(), pintest.Characters())
+			commands, raw := pintest.Messages(pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...)), pintest.Messages(pintest.Raw(), pintest.Characters())
 			for _, command := range commands {
 				_, _, err := c.Transmit(connected.Card, connected.ActiveProtocol, command, 258)
 				_ = err // not every card takes all; what counts is the log

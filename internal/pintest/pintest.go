@@ -23,8 +23,8 @@ type Sequence struct {
 	Messages [][]byte
 }
 
-// instructions are the commands that carry a PIN (ISO/IEC 7816-4:2013 §11.5).
-func instructions() []byte { return []byte{0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D} }
+// Instructions are the INS of the commands that carry a PIN (ISO/IEC 7816-4:2013 §11.5).
+func Instructions() []byte { return []byte{0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D} }
 
 // bcd is the PIN as in the blocks of ISO 9564-1 format 2.
 func bcd() []byte {
@@ -56,12 +56,12 @@ func envelopes(cla byte, command []byte, cuts ...int) [][]byte {
 // selectMF is a command that ends what came before it.
 func selectMF() []byte { return []byte{0x00, 0xA4, 0x00, 0x0C} }
 
-// Short returns each PIN command in each form that has no extended length field. Each sequence begins with a SELECT, so that
+// Short returns PIN commands in each form that has no extended length field. Each sequence begins with a SELECT, so that
 // nothing hides what an earlier one has given away.
-func Short() []Sequence {
+func Short(instructions ...byte) []Sequence {
 	digits := []byte(Digits)
 	var list []Sequence
-	for _, ins := range instructions() {
+	for _, ins := range instructions {
 		add := func(form string, messages ...[]byte) {
 			list = append(list, Sequence{fmt.Sprintf("%02X %s", ins, form), append([][]byte{selectMF()}, messages...)})
 		}
@@ -84,10 +84,10 @@ func Short() []Sequence {
 	return list
 }
 
-// Long returns each PIN command, and an ENVELOPE with it, with extended length fields.
-func Long() []Sequence {
+// Long returns PIN commands, and ENVELOPEs with them, with extended length fields.
+func Long(instructions ...byte) []Sequence {
 	var list []Sequence
-	for _, ins := range instructions() {
+	for _, ins := range instructions {
 		command := long(0x00, ins, []byte(Digits))
 		list = append(
 			list,
@@ -103,7 +103,7 @@ func Long() []Sequence {
 func Raw() []Sequence {
 	digits := []byte(Digits)
 	var list []Sequence
-	for _, ins := range instructions() {
+	for _, ins := range Instructions() {
 		add := func(form string, messages ...[]byte) {
 			list = append(list, Sequence{fmt.Sprintf("%02X %s", ins, form), messages})
 		}
@@ -121,7 +121,7 @@ func Raw() []Sequence {
 // Characters returns PIN commands as the character level has them with T=0: the data are not sent with the header.
 func Characters() []Sequence {
 	var list []Sequence
-	for _, ins := range instructions() {
+	for _, ins := range Instructions() {
 		plain := short(0x00, ins, []byte(Digits))
 		list = append(
 			list,

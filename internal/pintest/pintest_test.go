@@ -14,7 +14,7 @@ import (
 
 // TestEverySequenceHasThePIN: what it is not in could not be found either.
 func TestEverySequenceHasThePIN(t *testing.T) {
-	for _, list := range [][]pintest.Sequence{pintest.Short(), pintest.Long(), pintest.Raw(), pintest.Characters()} {
+	for _, list := range [][]pintest.Sequence{pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...), pintest.Raw(), pintest.Characters()} {
 		for _, s := range list {
 			assert.NotEmpty(t, pintest.Find(fmt.Appendf(nil, "% X", s.Messages)), s.Name)
 		}
