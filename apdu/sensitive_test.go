@@ -11,7 +11,7 @@ import (
 )
 
 func TestSensitiveLooksAtINSInEveryClass(t *testing.T) {
-	pin := map[byte]bool{0x20: true, 0x21: true, 0x24: true, 0x25: true, 0x26: true, 0x28: true, 0x2C: true, 0x2D: true}
+	pin := map[byte]bool{0x20: true, 0x21: true, 0x24: true, 0x25: true, 0x26: true, 0x28: true, 0x2C: true, 0x2D: true, 0xC2: true, 0xC3: true}
 	for _, cla := range []byte{0x00, 0x01, 0x0C, 0x10, 0x13, 0x40, 0x5F, 0x80, 0xFF} {
 		for ins := range 256 {
 			assert.Equal(t, pin[byte(ins)], apdu.Sensitive([]byte{cla, byte(ins), 0, 0, 0}), "%02X %02X", cla, ins)
@@ -40,6 +40,10 @@ func TestRedact(t *testing.T) {
 		{"DISABLE VERIFICATION REQUIREMENT", "0026000108 3132333435363738", "0026000108 2A2A2A2A2A2A2A2A"},
 		{"ENABLE VERIFICATION REQUIREMENT", "0028000108 3132333435363738", "0028000108 2A2A2A2A2A2A2A2A"},
 		{"RESET RETRY COUNTER", "002C000108 3132333435363738", "002C000108 2A2A2A2A2A2A2A2A"},
+		{"ENVELOPE", "00C2000009 002000810431323334", "00C2000009 2A2A2A2A2A2A2A2A2A"},
+		{"ENVELOPE with Le, chained", "10C2000006 043132333435 00", "10C2000006 2A2A2A2A2A2A 2A"},
+		{"ENVELOPE, extended", "00C20000 000009 002000810431323334 0000", "00C20000 000009 2A2A2A2A2A2A2A2A2A 2A2A"},
+		{"ENVELOPE of data objects", "00C300000B 5209002000810431323334", "00C300000B 2A2A2A2A2A2A2A2A2A2A2A"},
 		{"SELECT", "00A4040002 1122 00", "00A4040002 1122 00"},
 		{"nothing", "", ""},
 	}

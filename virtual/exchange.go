@@ -176,7 +176,7 @@ func (l line) block(ctx context.Context, block []byte) ([]byte, ccid.ErrorCode) 
 	edc := 1 + int(l.slot.parameters.t1.BmTCCKST1&ccid.TCCKSTCRC)
 	l.slot.function.mu.Unlock()
 	if len(block) < 3+edc || len(block) != 3+int(block[2])+edc {
-		l.slot.violated(l.command, RuleTPDU, "T=1 block of %d bytes: % X", len(block), block[:min(len(block), 8)])
+		l.slot.violated(l.command, RuleTPDU, "T=1 block of %d bytes, LEN says something else", len(block))
 	}
 	l.card.Write(block)
 	b, code := l.read(ctx, 3)
@@ -195,7 +195,7 @@ func (l line) t0(ctx context.Context, tpdu []byte) ([]byte, ccid.ErrorCode) {
 		tpdu = append(tpdu[:header-1:header-1], 0)
 	}
 	if len(tpdu) < header || len(tpdu) > header && len(tpdu) != header+int(tpdu[4]) || tpdu[1]>>4 == 6 || tpdu[1]>>4 == 9 {
-		l.slot.violated(l.command, RuleTPDU, "T=0 TPDU of %d bytes: % X", len(tpdu), tpdu[:min(len(tpdu), 8)])
+		l.slot.violated(l.command, RuleTPDU, "T=0 TPDU of %d bytes, with a wrong P3 or INS", len(tpdu))
 		return nil, ccid.ErrorBadLength
 	}
 	l.card.Write(tpdu[:header])
@@ -280,7 +280,7 @@ func (s *slot) shortAPDU(c ccid.Command) {
 	s.checkBWI(c)
 	s.checkNoPPS(c)
 	if command, err := apdu.ParseCommandLenient(c.Data); err != nil || command.Extended {
-		s.violated(c, RuleAPDU, "%d bytes: % X", len(c.Data), c.Data[:min(len(c.Data), 8)])
+		s.violated(c, RuleAPDU, "%d bytes that are no short APDU", len(c.Data))
 		f.respond(s.failure(c, ccid.ErrorBadLength))
 		return
 	}
@@ -344,7 +344,7 @@ func (s *slot) extendCommand(c ccid.Command, first, last bool) {
 	f.mu.Unlock()
 	switch _, err := apdu.ParseCommandLenient(command); {
 	case tooLong || last && err != nil:
-		s.violated(c, RuleAPDU, "%d bytes: % X", len(command), command[:min(len(command), 8)])
+		s.violated(c, RuleAPDU, "%d bytes that are no APDU", len(command))
 		f.respond(s.failure(c, ccid.ErrorBadLength))
 	case !last:
 		f.respond(s.answer(c, chainAwaits, nil))

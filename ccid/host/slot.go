@@ -185,7 +185,8 @@ func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 }
 
 // XfrBlock sends abData as it is in one PC_to_RDR_XfrBlock and returns that of the answer (CCID 1.1 §6.1.4). bwi is
-// bBWI, level wLevelParameter. It is for diagnosis; what it does to a T=1 session is not noticed.
+// bBWI, level wLevelParameter. It is for diagnosis; what it does to a T=1 session is not noticed. None of the data are logged:
+// they may be the middle of a command with a PIN.
 func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint16) ([]byte, error) {
 	var answer []byte
 	err := s.do(ctx, "XfrBlock", func(ctx context.Context) error {
@@ -193,7 +194,7 @@ func (s *Slot) XfrBlock(ctx context.Context, data []byte, bwi uint8, level uint1
 			return ErrNotPowered
 		}
 		s.used = true
-		resp, err := s.xfr(ctx, data, bwi, level, false, s.deadlines.apdu(s.parameters.T))
+		resp, err := s.xfr(ctx, data, bwi, level, true, s.deadlines.apdu(s.parameters.T))
 		answer = resp.Data
 		return err
 	})

@@ -26,8 +26,8 @@ func (p *program) apduCommand() *cobra.Command {
 its meaning. HEX may have spaces, colons and 0x. Each argument is one APDU; but where every argument is a single byte, they are
 one APDU together.
 
-What may be a PIN in the data of VERIFY, CHANGE REFERENCE DATA, DISABLE and ENABLE VERIFICATION REQUIREMENT and RESET RETRY COUNTER
-is sent, but printed as **, unless --show-secrets is given. Note that the shell's history and the list of processes show it all the same.`,
+What may be a PIN in the data of VERIFY, CHANGE REFERENCE DATA, DISABLE and ENABLE VERIFICATION REQUIREMENT and RESET RETRY COUNTER,
+and all data of ENVELOPE, are sent, but printed as **, unless --show-secrets is given. Note that the shell's history and the list of processes show it all the same.`,
 		Example: `  ccid-probe apdu --reader 0 00A4040007A0000000790100
   ccid-probe apdu -r gemalto '00 A4 00 00 02 3F 00' '00 B0 00 00 00'
   ccid-probe apdu -r 1-2 00 84 00 00 08`,

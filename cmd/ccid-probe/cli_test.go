@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/goccid/goccid/internal/pintest"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/virtual"
 	"github.com/goccid/goccid/virtual/card"
@@ -668,6 +669,20 @@ func TestProtocolAndSlotCanBeChosen(t *testing.T) {
 		assert.Equal(t, exitNoCard, got.code)
 		assert.Contains(t, got.stderr, "--wait")
 	})
+}
+
+// TestNoFormOfAPINIsPrinted sends PINs in all forms, with the log on.
+func TestNoFormOfAPINIsPrinted(t *testing.T) {
+	commands := hexOf(pintest.Messages(pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...)))
+	for _, flags := range [][]string{{"-vvv"}, {"-vvv", "--json"}} {
+		for _, level := range []string{"tpdu", "extended"} {
+			got := probe(t, append(append([]string{"apdu", "--virtual", demoSpec(level, "t1")}, flags...), commands...)...)
+			require.Equal(t, exitOK, got.code, got.stderr)
+			assert.Contains(t, got.stderr, "level=trace")
+			findPIN(t, "output", []byte(got.stdout))
+			findPIN(t, "log", []byte(got.stderr))
+		}
+	}
 }
 
 func TestPINsAreNotPrinted(t *testing.T) {

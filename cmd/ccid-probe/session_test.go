@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,10 +17,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/goccid/goccid/ccid"
+	"github.com/goccid/goccid/ccid/host"
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/explain"
+	"github.com/goccid/goccid/internal/pintest"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/capture"
 	"github.com/goccid/goccid/virtual"
+	"github.com/goccid/goccid/virtual/card"
 )
 
 const tracesFolder = "../../testdata/traces"
@@ -148,45 +153,34 @@ func TestReplayTellsWhereDriverAndRecordingPart(t *testing.T) {
 	assert.NotEmpty(t, parsed.Unused)
 }
 
-// secretPIN is in no other data of the tests below: neither its digits nor their BCD form.
-const secretPIN = "73910264"
-
-// formsOfPIN are the ways in which it could be found in a file or in text.
-func formsOfPIN(t *testing.T) map[string][]byte {
-	t.Helper()
-	bcd, err := hex.DecodeString(secretPIN)
-	require.NoError(t, err)
-	block := append([]byte{0x28}, bcd...) // as in the blocks of ISO 9564 format 2
-	return map[string][]byte{
-		"ASCII, or BCD as hexadecimal": []byte(secretPIN), "BCD": bcd, "hexadecimal of ASCII": []byte(hex.EncodeToString([]byte(secretPIN))),
-		"spaced hexadecimal of ASCII": fmt.Appendf(nil, "% X", secretPIN), "spaced BCD": fmt.Appendf(nil, "% X", bcd), "block": block,
-		"half of it in hexadecimal": fmt.Appendf(nil, "% X", secretPIN[:4]),
-	}
-}
-
+// findPIN looks for the PIN, or half of it, in what is printed or recorded.
 func findPIN(t *testing.T, where string, data []byte) {
 	t.Helper()
-	for form, digits := range formsOfPIN(t) {
-		assert.False(t, bytes.Contains(bytes.ToUpper(data), bytes.ToUpper(digits)), "%s: %s", where, form)
-	}
+	assert.Empty(t, pintest.Find(data), where)
 }
 
-// pinCommands are commands with the PIN in them, ASCII and BCD, alone and in chains of APDUs.
-func pinCommands(t *testing.T) []string {
-	t.Helper()
-	ascii := hex.EncodeToString([]byte(secretPIN))
-	return []string{
-		"0020000108" + ascii,
-		"002000810828" + secretPIN + "FFFFFF",
-		"0024000110" + ascii + ascii,
-		"1024000108" + ascii, "0024000108" + ascii,
-		"002C000110" + ascii + ascii,
+// hexOf makes arguments of APDUs.
+func hexOf(commands [][]byte) []string {
+	list := make([]string, len(commands))
+	for i, c := range commands {
+		list[i] = hex.EncodeToString(c)
 	}
+	return list
+}
+
+// pinCommands are a VERIFY in all forms that have no extended length fields, and the other commands with a PIN in one form. More
+// take long in a session that is recorded and explained.
+func pinCommands() []string {
+	commands := hexOf(pintest.Messages(pintest.Short(0x20)))
+	for _, ins := range pintest.Instructions()[1:] {
+		commands = append(commands, fmt.Sprintf("00%02X000108%X", ins, pintest.Digits))
+	}
+	return commands
 }
 
 // longPINCommand takes several T=1 blocks, or several messages of a reader that takes short ones.
 func longPINCommand() string {
-	return "0020000100012C" + strings.Repeat(hex.EncodeToString([]byte(secretPIN)), 37) + "00000000"
+	return "0020000100012C" + strings.Repeat(hex.EncodeToString([]byte(pintest.Digits)), 37) + "00000000"
 }
 
 // TestPINsAreInNoRecording sends PINs through every kind of reader, records that, and looks for the digits in all that comes of it.
@@ -195,9 +189,9 @@ func TestPINsAreInNoRecording(t *testing.T) {
 	specs["chained messages"] = "reader=gemalto-pc-twin,level=extended,message=64,card=t1"
 	for name, spec := range specs {
 		t.Run(name, func(t *testing.T) {
-			commands := pinCommands(t)
+			commands := pinCommands()
 			if strings.Contains(spec, "card=t1") && name != "short t1" && name != "token B" {
-				commands = append(commands, longPINCommand())
+				commands = append(append(commands, longPINCommand()), hexOf(pintest.Messages(pintest.Long(0x20)))...)
 			}
 			file, got := recordSession(t, spec, []string{"--log-level", "trace"}, append([]string{"apdu"}, commands...)...)
 			require.Equal(t, exitOK, got.code, got.stderr)
@@ -207,6 +201,9 @@ func TestPINsAreInNoRecording(t *testing.T) {
 			recording, err := os.ReadFile(file)
 			require.NoError(t, err)
 			findPIN(t, "capture", recording)
+			for _, half := range []string{pintest.Digits[:4], pintest.Digits[4:]} {
+				assert.NotContains(t, string(recording), half)
+			}
 			for _, format := range []string{"text", "json", "html"} {
 				// Asking for secrets does not bring back what was not recorded.
 				for _, flags := range [][]string{nil, {"--include-secrets"}} {
@@ -215,7 +212,8 @@ func TestPINsAreInNoRecording(t *testing.T) {
 					findPIN(t, format, []byte(got.stdout+got.stderr))
 				}
 			}
-			assert.Len(t, jsonTranscript(t, file).APDUs, len(commands))
+			apdus := slices.DeleteFunc(jsonTranscript(t, file).APDUs, func(a explain.APDU) bool { return a.Name == "GET RESPONSE" })
+			assert.Len(t, apdus, len(commands))
 			replayed := probe(t, "replay", file, "--log-level", "trace")
 			assert.Equal(t, exitOK, replayed.code, replayed.stdout+replayed.stderr)
 			findPIN(t, "replay", []byte(replayed.stdout+replayed.stderr))
@@ -227,26 +225,74 @@ func TestPINsAreInNoRecording(t *testing.T) {
 func TestPINsAreShownOnlyWhenAskedForTwice(t *testing.T) {
 	for name, spec := range readerSpecs() {
 		t.Run(name, func(t *testing.T) {
-			file, got := recordSession(t, spec, []string{"--include-secrets", "--log-level", "trace"}, append([]string{"apdu"}, pinCommands(t)...)...)
+			file, got := recordSession(t, spec, []string{"--include-secrets", "--log-level", "trace"}, append([]string{"apdu"}, pinCommands()...)...)
 			require.Equal(t, exitOK, got.code, got.stderr)
 			assert.Contains(t, got.stderr, "warning: PINs are recorded")
 			findPIN(t, "log", []byte(got.stderr))
 			recording, err := os.ReadFile(file)
 			require.NoError(t, err)
-			assert.Contains(t, string(recording), secretPIN)
+			assert.Contains(t, string(recording), pintest.Digits)
 			for _, format := range []string{"text", "json", "html"} {
 				hidden := probe(t, "explain", file, "--format", format)
 				require.Equal(t, exitOK, hidden.code)
 				findPIN(t, format, []byte(hidden.stdout+hidden.stderr))
 				shown := probe(t, "explain", file, "--format", format, "--include-secrets")
 				plain := strings.ReplaceAll(strings.ToUpper(shown.stdout), " ", "")
-				assert.Contains(t, plain, hex.EncodeToString([]byte(secretPIN)), format)
+				assert.Contains(t, plain, hex.EncodeToString([]byte(pintest.Digits)), format)
 				assert.Contains(t, shown.stdout, map[string]string{"text": "PINs are NOT hidden", "html": "PINs are NOT hidden", "json": `"pins_hidden": false`}[format])
 			}
 			replayed := probe(t, "replay", file, "--log-level", "trace")
 			assert.Equal(t, exitOK, replayed.code, replayed.stdout+replayed.stderr)
 			findPIN(t, "replay", []byte(replayed.stdout+replayed.stderr))
 		})
+	}
+}
+
+// TestPINsThatGoToTheCardAsTheyAreAreInNoTranscript records what has no APDU, at each level that takes it, with and without secrets.
+func TestPINsThatGoToTheCardAsTheyAreAreInNoTranscript(t *testing.T) {
+	for name, s := range map[string]struct {
+		level ccid.ExchangeLevel
+		card  card.Card
+		sent  []pintest.Sequence
+	}{
+		"character T=0": {ccid.LevelCharacter, card.NewT0(), pintest.Characters()},
+		"TPDU T=0":      {ccid.LevelTPDU, card.NewT0(), pintest.Raw()},
+		"TPDU T=1":      {ccid.LevelTPDU, card.NewT1(), pintest.Raw()},
+	} {
+		for _, include := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, secrets %t", name, include), func(t *testing.T) {
+				file := filepath.Join(t.TempDir(), "session.pcapng")
+				recordRaw(t, file, virtual.Config{Level: &s.level, Cards: []card.Card{s.card}}, include, s.sent)
+				recording, err := os.ReadFile(file)
+				require.NoError(t, err)
+				assert.Equal(t, include, len(pintest.Find(recording)) > 0)
+				for _, format := range []string{"text", "json", "html"} {
+					got := probe(t, "explain", file, "--format", format, "--log-level", "trace")
+					require.Equal(t, exitOK, got.code, got.stderr)
+					findPIN(t, format, []byte(got.stdout+got.stderr))
+				}
+			})
+		}
+	}
+}
+
+// recordRaw sends the card of a virtual reader messages as they are.
+func recordRaw(t *testing.T, file string, config virtual.Config, includeSecrets bool, sent []pintest.Sequence) {
+	t.Helper()
+	bus, _ := plugged(t, config)
+	out, err := os.Create(file)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, out.Close()) }()
+	recorder, err := capture.NewRecorder(bus, out, capture.Options{IncludeSecrets: includeSecrets})
+	require.NoError(t, err)
+	reader, err := host.OpenFirst(t.Context(), recorder, host.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, reader.Close()) }()
+	_, err = reader.Slot(0).Connect(t.Context())
+	require.NoError(t, err)
+	for _, message := range pintest.Messages(sent) {
+		_, err := reader.Slot(0).XfrBlock(t.Context(), message, 0, 0)
+		_ = err // what counts is that it is sent
 	}
 }
 
@@ -423,7 +469,7 @@ func TestWiresharkDecodesWhatRecordWrites(t *testing.T) {
 	specs := readerSpecs()
 	for _, name := range []string{"tpdu t0", "tpdu t1", "extended t1", "token A"} {
 		t.Run(name, func(t *testing.T) {
-			file, got := recordSession(t, specs[name], nil, append([]string{"apdu", "00B0000000"}, pinCommands(t)...)...)
+			file, got := recordSession(t, specs[name], nil, append([]string{"apdu", "00B0000000"}, pinCommands()...)...)
 			require.Equal(t, exitOK, got.code, got.stderr)
 			command := exec.CommandContext(newWorld(t).ctx, tshark, "-r", file, "-T", "fields", "-E", "separator=;", "-e", "_ws.malformed", "-e", "usbccid.bMessageType")
 			var errOut bytes.Buffer
@@ -439,7 +485,7 @@ func TestWiresharkDecodesWhatRecordWrites(t *testing.T) {
 				}
 			}
 			if name != "token A" {
-				assert.GreaterOrEqual(t, messages, 2*len(pinCommands(t)))
+				assert.GreaterOrEqual(t, messages, 2*len(pinCommands()))
 			}
 		})
 	}

@@ -159,14 +159,13 @@ type apduLog struct {
 	log *logging
 }
 
-// TransmitToICC implements pcscd.Driver. Commands with a PIN are hidden, and so is nothing that a card answers: it does not
-// answer with one.
+// TransmitToICC implements pcscd.Driver. PINs are hidden, and nothing that a card answers: it does not answer with one.
 func (a apduLog) TransmitToICC(ctx context.Context, lun ifdhandler.Lun, send ifdhandler.Protocol, command []byte) ([]byte, error) {
 	if !a.log.apdu.Load() {
 		return a.Handler.TransmitToICC(ctx, lun, send, command)
 	}
 	log := a.log.apdus.WithField("lun", lun)
-	log.Infof("APDU: % X", apdu.Redact(command))
+	log.Infof("APDU: %s", shownCommand(send, command))
 	response, err := a.Handler.TransmitToICC(ctx, lun, send, command)
 	if err != nil {
 		log.Infof("SW: none: %v", err)
@@ -174,4 +173,13 @@ func (a apduLog) TransmitToICC(ctx context.Context, lun ifdhandler.Lun, send ifd
 	}
 	log.Infof("SW: % X", response)
 	return response, nil
+}
+
+// shownCommand is a command without PINs. Of what goes to the card as it is nothing is shown: it may be a T=1 block in the
+// middle of a chain, or the data that belong to an earlier header, and nothing in it tells.
+func shownCommand(send ifdhandler.Protocol, command []byte) string {
+	if send == ifdhandler.ProtocolRaw {
+		return fmt.Sprintf("(%d bytes hidden)", len(command))
+	}
+	return fmt.Sprintf("% X", apdu.Redact(command))
 }

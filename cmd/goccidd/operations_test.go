@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/goccid/goccid/ifdhandler"
+	"github.com/goccid/goccid/internal/pintest"
 	"github.com/goccid/goccid/pcscd"
 	"github.com/goccid/goccid/pcscd/wire"
 )
@@ -313,8 +314,8 @@ func TestAPDUsAreLoggedWithoutPINsWhateverTheLevel(t *testing.T) {
 	require.NoError(t, err)
 	for _, command := range [][]byte{
 		{0x00, 0xA4, 0x00, 0x0C, 0x02, 0x2F, 0x00},
-		{0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34},
-		{0x00, 0x28, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34},
+		append([]byte{0x00, 0x20, 0x00, 0x01, 0x08}, pintest.Digits...),
+		append([]byte{0x00, 0x28, 0x00, 0x01, 0x08}, pintest.Digits...),
 	} {
 		_, _, err := c.Transmit(connected.Card, wire.ProtocolT1, command, 258)
 		require.NoError(t, err)
@@ -323,10 +324,39 @@ func TestAPDUsAreLoggedWithoutPINsWhateverTheLevel(t *testing.T) {
 	log := d.stderr.String()
 	assert.Contains(t, log, "APDU: 00 A4 00 0C 02 2F 00")
 	assert.Contains(t, log, "SW: 90 00")
-	assert.Contains(t, log, "APDU: 00 20 00 01 04 2A 2A 2A 2A")
-	assert.Contains(t, log, "APDU: 00 28 00 01 04 2A 2A 2A 2A")
-	assert.NotContains(t, log, "31 32 33 34")
+	assert.Contains(t, log, "APDU: 00 20 00 01 08 2A 2A 2A 2A 2A 2A 2A 2A")
+	assert.Contains(t, log, "APDU: 00 28 00 01 08 2A 2A 2A 2A 2A 2A 2A 2A")
+	assert.Empty(t, pintest.Find([]byte(log)))
 	assert.NotContains(t, log, "serving", "nothing else at this level")
+}
+
+// TestNoFormOfAPINIsLogged sends PINs in all forms that clients have, also as what goes to the card as it is, with all logs on.
+func TestNoFormOfAPINIsLogged(t *testing.T) {
+	for _, spec := range []string{"level=tpdu,card=t0", "level=tpdu,card=t1", "level=short,card=t1", "level=extended,card=t1"} {
+		t.Run(spec, func(t *testing.T) {
+			h := newHome(t)
+			d := h.start(t, "--apdu", "--log-level", "trace", "--virtual", "reader=gemalto-pc-twin,"+spec)
+			c := h.client(t)
+			connected, err := c.Connect(names(t, c)[0], wire.Shared, wire.ProtocolAny)
+			require.NoError(t, err)
+			commands, raw := pintest.Messages(pintest.Short(pintest.Instructions()...), pintest.Long(pintest.Instructions()...)), pintest.Messages(pintest.Raw(), pintest.Characters())
+			for _, command := range commands {
+				_, _, err := c.Transmit(connected.Card, connected.ActiveProtocol, command, 258)
+				_ = err // not every card takes all; what counts is the log
+			}
+			for _, message := range raw {
+				_, _, err := c.Transmit(connected.Card, wire.ProtocolRaw, message, 258)
+				_ = err
+			}
+			d.stop(t)
+			log := d.stderr.String()
+			assert.Equal(t, len(commands)+len(raw), strings.Count(log, "APDU: "))
+			assert.Contains(t, log, "APDU: 00 C2 00 00 0D 2A")
+			assert.Contains(t, log, "APDU: (17 bytes hidden)")
+			assert.Contains(t, log, "XfrBlock", "frames are traced")
+			assert.Empty(t, pintest.Find([]byte(log)))
+		})
+	}
 }
 
 func TestJSONLogIsJSON(t *testing.T) {

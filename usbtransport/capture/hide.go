@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/goccid/goccid/apdu"
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/usbtransport"
 )
@@ -116,7 +117,7 @@ func (r *redactor) hideRequest(setup usbtransport.Setup, data []byte) []byte {
 	case setup.Request == ccid.ICCDPowerOn, setup.Request == ccid.ICCDPowerOff:
 		delete(r.slots, 0)
 	case setup.Request == ccid.ICCDXfrBlock:
-		s.hideBlock(out, setup.Value>>8)
+		s.hideBlock(out, setup.Value>>8, false)
 	default:
 		hideWhole(out, &s.envelope)
 	}
@@ -132,14 +133,14 @@ func (r *redactor) learnRequest(setup usbtransport.Setup, data []byte) {
 	case setup.Request == ccid.ICCDPowerOn:
 		delete(r.slots, 0)
 	case setup.Request == ccid.ICCDDataBlock && len(data) == 2:
-		r.slot(0).expected = 0
+		r.slot(0).ended()
 	}
 }
 
 // commentedAPDU is what CommentAPDU writes.
 var commentedAPDU = regexp.MustCompile(`^(slot \d+: APDU )([0-9A-F]{2}(?: [0-9A-F]{2})*)((?: … \(\d+ bytes\))?)$`)
 
-// hideComment masks what is secret in a comment of CommentAPDU.
+// hideComment masks what is secret in a comment of CommentAPDU, as that does.
 func hideComment(comment string) string {
 	parts := commentedAPDU.FindStringSubmatch(comment)
 	if parts == nil {
@@ -149,7 +150,7 @@ func hideComment(comment string) string {
 	if err != nil {
 		return comment
 	}
-	return parts[1] + spacedHex(hideAPDU(command)) + parts[3]
+	return parts[1] + spacedHex(apdu.Redact(command)) + parts[3]
 }
 
 func spacedHex(b []byte) string { return fmt.Sprintf("% X", b) }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -70,6 +71,30 @@ func TestSecretsInCommentsAreHidden(t *testing.T) {
 	c.HideSecrets()
 	assert.NotContains(t, fmt.Sprint(comments(c)), fmt.Sprintf("% X", pin))
 	assert.Contains(t, fmt.Sprint(comments(c)), fmt.Sprintf("slot 0: APDU 00 20 00 01 %02X 2A 2A", len(pin)))
+}
+
+// TestEnvelopesInCommentsAreHidden: the second ENVELOPE has nothing but digits, and nothing that tells.
+func TestEnvelopesInCommentsAreHidden(t *testing.T) {
+	for _, o := range []capture.Options{{}, {IncludeSecrets: true}} {
+		c := read(t, recordEnvelopes(t, o))
+		said := fmt.Sprint(comments(c))
+		require.Equal(t, o.IncludeSecrets, strings.Contains(said, "slot 0: APDU 10 C2 00 00 06 00 20 00 81 00 00"))
+		require.Equal(t, o.IncludeSecrets, strings.Contains(said, "slot 0: APDU 00 C2 00 00 09 08 37 33 39 31 30 32 36 34"))
+		c.HideSecrets()
+		said = fmt.Sprint(comments(c))
+		assert.Contains(t, said, "slot 0: APDU 10 C2 00 00 06 2A 2A 2A 2A 2A 2A")
+		assert.Contains(t, said, "slot 0: APDU 00 C2 00 00 09 2A 2A 2A 2A 2A 2A 2A 2A 2A")
+		assert.NotContains(t, said, "37 33 39 31")
+	}
+}
+
+// recordEnvelopes records a VERIFY in two ENVELOPEs.
+func recordEnvelopes(t *testing.T, o capture.Options) []byte {
+	t.Helper()
+	first := []byte{0x10, 0xC2, 0x00, 0x00, 0x06, 0x00, 0x20, 0x00, 0x81, 0x00, 0x00}
+	second := append([]byte{0x00, 0xC2, 0x00, 0x00, 0x09, 0x08}, pin...)
+	recording, _ := record(t, ccid.LevelTPDU, 1, [][]byte{first, second}, o)
+	return recording
 }
 
 // TestSecretsOfTokensAreHidden gives ICCD tokens a PIN in each of the ways that their class requests have.

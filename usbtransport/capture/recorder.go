@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"github.com/goccid/goccid/apdu"
 	"github.com/goccid/goccid/usbtransport"
 )
 
@@ -95,25 +96,18 @@ func (r *Recorder) Comment(device usbtransport.DeviceInfo, text string) {
 const shownAPDU = 256
 
 // CommentAPDU puts a command APDU as a comment on the next packet of a device: whoever sends it to a slot calls this before,
-// so that the recording tells which APDU caused which transfers. PINs are hidden, as in transfers.
+// so that the recording tells which APDU caused which transfers. PINs are hidden as apdu.Redact does: the whole data of an
+// ENVELOPE, because comments may be read in another order than they were written.
 func (r *Recorder) CommentAPDU(device usbtransport.DeviceInfo, slot int, command []byte) {
 	shown := command
 	if !r.options.IncludeSecrets {
-		shown = hideAPDU(command)
+		shown = apdu.Redact(command)
 	}
 	more := ""
 	if len(shown) > shownAPDU {
 		more = fmt.Sprintf(" … (%d bytes)", len(shown))
 	}
 	r.Comment(device, fmt.Sprintf("slot %d: APDU %s%s", slot, spacedHex(shown[:min(len(shown), shownAPDU)]), more))
-}
-
-// hideAPDU hides also what an ENVELOPE carries.
-func hideAPDU(command []byte) []byte {
-	shown := append([]byte(nil), command...)
-	var e envelope
-	hideWhole(shown, &e)
-	return shown
 }
 
 // Name implements usbtransport.Backend; it is the name of the backend that is recorded.

@@ -138,6 +138,76 @@ func TestSecretsOfMessages(t *testing.T) {
 			[]ccid.Command{i(firstMore, t1.LRC, "00C20000070020"), i(second, t1.LRC, "0081023132")},
 			[]string{block(firstMore, t1.LRC, "00C20000070020"), block(second, t1.LRC, "00812A2A2A")},
 		},
+		"ENVELOPE after the last byte of an earlier command": {
+			[]ccid.Command{xfr(0, "00C2000006 00D600000231"), xfr(0, "00C2000001 32"), xfr(0, "00C2000007 00200081023132")},
+			[]string{"00C200000600D600000231", "00C200000132", "00C2000007002000812A2A2A"},
+		},
+		"ENVELOPE of one byte after the last byte of an earlier command": {
+			[]ccid.Command{
+				xfr(0, "00C2000006 00D600000231"), xfr(0, "00C2000001 32"), xfr(0, "00C2000001 00"), xfr(0, "00C2000006 200081023132"),
+				xfr(0, "00C2000001 33"),
+			},
+			[]string{"00C200000600D600000231", "00C200000132", "00C200000100", "00C20000062000812A2A2A", "00C20000012A"},
+		},
+		"ENVELOPE of data objects": {
+			[]ccid.Command{xfr(0, "00C300000B 5209 0020008104 31323334"), xfr(1, "00C3000002"), xfr(2, "3132")},
+			[]string{"00C300000B2A2A2A2A2A2A2A2A2A2A2A", "00C3000002", "2A2A"},
+		},
+		"header in pieces": {
+			[]ccid.Command{xfr(1, "00200081"), xfr(1, "04"), xfr(1, "31323334"), xfr(1, "00B0000000")},
+			[]string{"00200081", "04", "2A2A2A2A", "00B0000000"},
+		},
+		"header byte by byte": {
+			[]ccid.Command{xfr(1, "00"), xfr(1, "20"), xfr(1, "00"), xfr(1, "81"), xfr(1, "02"), xfr(1, "31"), xfr(1, "32"), xfr(1, "00B0000000")},
+			[]string{"00", "20", "00", "81", "02", "2A", "2A", "00B0000000"},
+		},
+		"header in pieces, the last one with data": {
+			[]ccid.Command{xfr(0, "0020"), xfr(0, "0081043132"), xfr(0, "3334"), xfr(0, "00200081"), xfr(0, "0431323334"), xfr(0, "00B0000000")},
+			[]string{"0020", "0081042A2A", "2A2A", "00200081", "042A2A2A2A", "00B0000000"},
+		},
+		"header of an ENVELOPE in pieces": {
+			[]ccid.Command{xfr(1, "00C200"), xfr(1, "0007"), xfr(1, "00200081023132"), xfr(1, "00B0000000")},
+			[]string{"00C200", "0007", "002000812A2A2A", "00B0000000"},
+		},
+		"the retry counter is asked for": {
+			[]ccid.Command{xfr(0, "00200081"), xfr(0, "00B0000000"), xfr(0, "00200081"), xfr(0, "00A4040002 3F00"), xfr(0, "00200081"), xfr(0, "0020008102 3132")},
+			[]string{"00200081", "00B0000000", "00200081", "00A40400023F00", "00200081", "00200081022A2A"},
+		},
+		"chained messages with a short first part": {
+			[]ccid.Command{
+				xfr(1, "00200081"), xfr(3, "043132"), xfr(2, "3334"), xfr(1, "0020"), xfr(3, "0081043132"), xfr(2, "3334"),
+				xfr(1, "0020008104"), xfr(3, "3132"), xfr(2, "3334"), xfr(0, "00A4040002 3F00"),
+			},
+			[]string{"00200081", "042A2A", "2A2A", "0020", "0081042A2A", "2A2A", "0020008104", "2A2A", "2A2A", "00A40400023F00"},
+		},
+		"chained messages with a short first part and a long Lc": {
+			[]ccid.Command{xfr(1, "0020008100"), xfr(3, "00043132"), xfr(2, "3334"), xfr(0, "00B0000000")},
+			[]string{"0020008100", "2A2A2A2A", "2A2A", "00B0000000"},
+		},
+		"chained messages of an ENVELOPE with a short first part": {
+			[]ccid.Command{xfr(1, "00C2"), xfr(3, "000009002000"), xfr(3, "81043132"), xfr(2, "3334"), xfr(0, "00B0000000")},
+			[]string{"00C2", "000009002000", "812A2A2A", "2A2A", "00B0000000"},
+		},
+		"chained messages of an ENVELOPE with a short first part and a long Lc": {
+			[]ccid.Command{
+				xfr(1, "00C20000"), xfr(3, "000009 0020"), xfr(2, "00810431323334"), xfr(0, "00C2000002 3132"), xfr(0, "00B0000000"),
+				xfr(0, "00C2000005 00D6008100"),
+			},
+			[]string{"00C20000", "2A2A2A2A2A", "2A2A2A2A2A2A2A", "00C20000022A2A", "00B0000000", "00C200000500D6008100"},
+		},
+		"chained messages with a short first part, without a secret": {
+			[]ccid.Command{xfr(1, "00D60081"), xfr(3, "043132"), xfr(2, "3334")}, []string{"00D60081", "043132", "3334"},
+		},
+		"T=1 block with a wrong EDC": {
+			[]ccid.Command{xfr(0, "000009 0020008104 31323334 FF"), xfr(0, "00400A 0020008104 31323334 00 FFFF"), xfr(0, "000005 00B0000000 FF")},
+			[]string{"00000900200081042A2A2A2A2A", "00400A00200081042A2A2A2A2A2A2A", "00000500B0000000FF"},
+		},
+		"T=1 chain with a wrong EDC": {
+			[]ccid.Command{
+				xfr(0, "002007 0020008104 3132 FF"), xfr(0, "004002 3334 FF"), i(second, t1.LRC, "3334"), i(first, t1.LRC, "00B0000000"),
+			},
+			[]string{"002007002A2A2A2A2A2A2A", "0040022A2A2A", block(second, t1.LRC, "2A2A"), block(first, t1.LRC, "00B0000000")},
+		},
 		"PIN verification": {
 			[]ccid.Command{secure(0, "00 1E 82 04 00 0804 02 01 0904 00 000000 00200081 08 3132333435363738")},
 			[]string{"001E820400080402010904000000000020008108" + "2A2A2A2A2A2A2A2A"},
@@ -156,6 +226,35 @@ func TestSecretsOfMessages(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) { require.Equal(t, tt.want, hidden(t, tt.messages...)) })
+	}
+}
+
+// TestSecretsOfTransfersThatTheCaptureHasNotWhole: a snapshot length cuts T=1 blocks before their EDC.
+func TestSecretsOfTransfersThatTheCaptureHasNotWhole(t *testing.T) {
+	b, err := ccid.XfrBlock(0, 0, 0, unhex(t, "000009 0020008104 31323334 89")).AppendBinary(nil)
+	require.NoError(t, err)
+	for cut := range 5 {
+		out := newRedactor().hide(b[:len(b)-cut])
+		require.NotContains(t, string(out), "1", "%d bytes less", cut)
+		require.Equal(t, b[:ccid.HeaderLength+7], out[:ccid.HeaderLength+7])
+	}
+}
+
+// TestSWEndsAHeader: a VERIFY that asks for the retry counter has had its answer, so a single byte is no P3.
+func TestSWEndsAHeader(t *testing.T) {
+	r := newRedactor()
+	send := func(level uint16, data string) string {
+		b, err := ccid.XfrBlock(0, 0, level, unhex(t, data)).AppendBinary(nil)
+		require.NoError(t, err)
+		return strings.ToUpper(hex.EncodeToString(r.hide(b)[ccid.HeaderLength:]))
+	}
+	for _, level := range []uint16{ccid.ChainSingle, ccid.ChainBegin} {
+		send(level, "00200081")
+		answer, err := ccid.Response{Type: ccid.TypeDataBlock, Data: unhex(t, "63C2")}.AppendBinary(nil)
+		require.NoError(t, err)
+		r.learn(answer)
+		require.Equal(t, "0531323334", send(ccid.ChainEnd, "0531323334"))
+		require.Equal(t, "04A40000", send(0, "04A40000"))
 	}
 }
 
@@ -188,7 +287,7 @@ var carriers = map[string]func(t *rapid.T, command []byte, ns *byte) []ccid.Comm
 		return []ccid.Command{ccid.XfrBlock(0, 0, 0, command)}
 	},
 	"chained messages": func(t *rapid.T, command []byte, _ *byte) []ccid.Command {
-		parts := split(t, command, 6)
+		parts := split(t, command, leastOf(t, command, 6))
 		var list []ccid.Command
 		for i, p := range parts {
 			level := ccid.ChainMiddle
@@ -219,12 +318,30 @@ var carriers = map[string]func(t *rapid.T, command []byte, ns *byte) []ccid.Comm
 		return list
 	},
 	"characters": func(t *rapid.T, command []byte, _ *byte) []ccid.Command {
-		list := []ccid.Command{ccid.XfrBlock(0, 0, 1, command[:5])}
+		var list []ccid.Command
+		for _, p := range split(t, command[:5], leastOf(t, command, 5)) {
+			list = append(list, ccid.XfrBlock(0, 0, 1, p))
+		}
 		for _, p := range split(t, command[5:], 1) {
 			list = append(list, ccid.XfrBlock(0, 0, rapid.SampledFrom([]uint16{1, 2}).Draw(t, "expected"), p))
 		}
 		return list
 	},
+}
+
+// secretByte is what PINs in TestNoSecretByteIsLeft are of, and harmlessByte other data.
+const (
+	secretByte   = 0xDD
+	harmlessByte = 0xDE
+)
+
+// leastOf is how short parts of a command may be that has n bytes which tell what it is. Of one without a secret these are in one
+// part: pieces of them may look like a PIN command.
+func leastOf(t *rapid.T, command []byte, n int) int {
+	if bytes.IndexByte(command, secretByte) < 0 {
+		return n
+	}
+	return rapid.SampledFrom([]int{1, n}).Draw(t, "least")
 }
 
 // split cuts b into parts of at least least bytes, besides the last.
@@ -254,7 +371,11 @@ func TestNoSecretByteIsLeft(t *testing.T) {
 		t.Run(name, rapid.MakeCheck(func(t *rapid.T) {
 			ins := rapid.SampledFrom([]byte{0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, 0xD6}).Draw(t, "INS")
 			n := rapid.IntRange(1, 40).Draw(t, "PIN length")
-			command := append([]byte{0x00, ins, 0x00, 0x01, byte(n)}, bytes.Repeat([]byte{0xDD}, n)...)
+			data := byte(secretByte)
+			if ins == 0xD6 {
+				data = harmlessByte
+			}
+			command := append([]byte{0x00, ins, 0x00, 0x01, byte(n)}, bytes.Repeat([]byte{data}, n)...)
 			list := [][]byte{command}
 			if rapid.Bool().Draw(t, "enveloped") {
 				list = envelopes(t, command)
@@ -274,7 +395,7 @@ func TestNoSecretByteIsLeft(t *testing.T) {
 						data = block.INF
 					}
 					secrets += bytes.Count(data, []byte{mask})
-					require.NotContains(t, string(data), "\xDD")
+					require.Negative(t, bytes.IndexByte(data, secretByte))
 				}
 			}
 			if ins != 0xD6 {

@@ -59,18 +59,14 @@ func (x *exchange) complete() {
 	}
 }
 
-// hiddenHex is a command in hexadecimal, with ** for the asterisks that stand for a PIN.
+// hiddenHex is a command in hexadecimal, with ** for the asterisks that stand for a PIN: they go up to its end.
 func hiddenHex(command []byte) string {
 	if !apdu.Sensitive(command) {
 		return compact(command)
 	}
-	var b strings.Builder
-	for i, v := range command {
-		if i > apdu.HeaderLength && v == '*' {
-			b.WriteString("**")
-			continue
-		}
-		fmt.Fprintf(&b, "%02X", v)
+	shown := len(command)
+	for shown > apdu.HeaderLength+1 && command[shown-1] == '*' {
+		shown--
 	}
-	return b.String()
+	return compact(command[:shown]) + strings.Repeat("**", len(command)-shown)
 }
