@@ -114,15 +114,7 @@ func TestTracesOfPeculiarReaders(t *testing.T) {
 func plugPeculiar(t *testing.T, name string) (*virtual.Bus, peculiar) {
 	t.Helper()
 	p := peculiarReaders()[name]
-	reader, err := virtual.NewReader(p.config)
-	require.NoError(t, err)
-	bus := virtual.NewBus()
-	_, err = bus.Plug(reader)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, bus.Close())
-		require.NoError(t, reader.Close())
-	})
+	bus, _ := plugConfig(t, p.config)
 	return bus, p
 }
 

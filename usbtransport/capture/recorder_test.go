@@ -37,7 +37,13 @@ func newCard(t uint8) card.Card {
 // plug plugs a virtual reader with a card into a bus of its own.
 func plug(t testing.TB, level ccid.ExchangeLevel, protocol uint8) (*virtual.Bus, *virtual.Reader) {
 	t.Helper()
-	reader, err := virtual.NewReader(virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}})
+	return plugConfig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(protocol)}})
+}
+
+// plugConfig plugs in a virtual reader until the test ends.
+func plugConfig(t testing.TB, c virtual.Config) (*virtual.Bus, *virtual.Reader) {
+	t.Helper()
+	reader, err := virtual.NewReader(c)
 	require.NoError(t, err)
 	bus := virtual.NewBus()
 	_, err = bus.Plug(reader)
