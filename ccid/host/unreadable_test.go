@@ -1,9 +1,11 @@
 package host_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -43,6 +45,10 @@ func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 
 		// A rescan that finds nothing new repeats nothing, another reason is told.
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: busy}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err = m.Next(ctx)
+		require.ErrorIs(t, err, usbtransport.ErrTimedOut)
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: unread(info, usbtransport.ErrIO, 3, ccid.InterfaceClass)}
 		e = nextEvent(t, m)
 		require.Equal(t, host.ReaderUnusable, e.Kind)

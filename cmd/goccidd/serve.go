@@ -218,14 +218,12 @@ func powerOffGrace(d duration) time.Duration {
 func (d *daemon) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	if err := d.readers.settled(ctx); errors.Is(err, context.Canceled) {
-		return // the end was asked for
-	} else if err != nil {
-		d.log.Warnf("a reader is not ready after %v: serving without it", settleTime)
-		return
+	what, err := "reader", d.readers.settled(ctx)
+	if err == nil {
+		what, err = "card", d.manager.Ready(ctx)
 	}
-	if err := d.manager.Ready(ctx); err != nil {
-		d.log.Warnf("a card is not ready after %v: serving without it", settleTime)
+	if errors.Is(err, context.DeadlineExceeded) { // else the end was asked for
+		d.log.Warnf("a %s is not ready after %v: serving without it", what, settleTime)
 	}
 }
 

@@ -118,6 +118,21 @@ func TestAHostileUSBIPServerKeepsNobodyFromLocalReaders(t *testing.T) {
 	}
 }
 
+// TestTheEndIsNotPutOffByACardThatStarts has a virtual reader whose card is another program, which does not answer.
+func TestTheEndIsNotPutOffByACardThatStarts(t *testing.T) {
+	h := newHome(t)
+	p := launch(t, h.command(
+		"--foreground", "--socket", h.socket(), "--usb", "none", "--disable-polkit", "--virtual", "card=vpcd:"+hostile(t, silent),
+	))
+	eventually(t, "it is at work", func() bool { return !gone(h.path("pcscd.pid")) })
+	time.Sleep(100 * time.Millisecond) // it waits by now
+	start := time.Now()
+	p.stop(t)
+	assert.Less(t, time.Since(start), 3*time.Second)
+	assert.NotContains(t, p.stderr.String(), "serving")
+	assert.True(t, gone(h.path("pcscd.pid")))
+}
+
 // exported is a USB/IP server with a virtual reader.
 func exported(t *testing.T) (address string) {
 	t.Helper()

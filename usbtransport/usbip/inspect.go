@@ -63,7 +63,8 @@ func (b *Backend) due(list []listed, again bool) []*look {
 
 // inspectAll takes the looks. It ends after the backend's Timeout; some may not have been taken then.
 func (b *Backend) inspectAll(ctx context.Context, looks []*look) {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	end := time.Now().Add(b.timeout)
+	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	free := make(chan struct{}, maxLooks)
 	var taken sync.WaitGroup
@@ -74,7 +75,7 @@ func (b *Backend) inspectAll(ctx context.Context, looks []*look) {
 		case free <- struct{}{}:
 		case <-ctx.Done():
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || !time.Now().Before(end) {
 			continue
 		}
 		l.tried = true
@@ -90,8 +91,8 @@ func (b *Backend) commit(l *look, cut bool) {
 	e := l.entry
 	e.settled = l.settled
 	known := b.entries[e.record.busID]
-	if known != nil && known != e || cut && l.err != nil {
-		return // a bus ID that is listed twice; or nothing is known of the device
+	if cut && l.err != nil {
+		return // it says nothing of the device
 	}
 	if l.err != nil {
 		l.info.Unreadable = l.unreadable()
