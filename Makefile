@@ -31,6 +31,8 @@ test: ## Run every test: without cgo, then with the race detector, libusb and li
 	@CGO_ENABLED=0 $(GO) test -count=1 -run TestSweep -v ./ccid/host/sweep | grep '^|'
 	@echo "Kinds of virtual readers driven:"
 	@CGO_ENABLED=0 $(GO) test -count=1 -run TestMatrix -v ./ccid/host/matrix | grep '^|'
+	@echo "Calls of the PC/SC API that Debian's pcscd and goccidd answer differently, docs/parity.md says why:"
+	@CGO_ENABLED=0 $(GO) test -count=1 -run TestEveryCallBesidesPcscd -v ./test/clients | awk '/^\|/ || /: not tried$$/'
 
 test-vm: ## Run the drivers on a real kernel's USB stack in QEMU
 	./test/vm/run

@@ -177,13 +177,14 @@ func (r *reader) negotiate(preferred wire.Protocol) (wire.Protocol, wire.Code) {
 	r.mu.Lock()
 	card, current, answer := r.card, r.public.Protocol, r.public.ATR
 	r.mu.Unlock()
-	if preferred&wire.ProtocolAnyOld != 0 {
-		preferred |= wire.ProtocolAny
-	}
 	switch {
 	case preferred&wire.ProtocolRaw != 0:
 		return r.setProtocol(card, wire.ProtocolRaw), wire.Success
 	case current == wire.ProtocolUndefined:
+		// Only where there is a choice does the old bit stand for both protocols: it is none of those in use.
+		if preferred&wire.ProtocolAnyOld != 0 {
+			preferred |= wire.ProtocolAny
+		}
 		allowed, first := candidates(answer, preferred)
 		return r.choose(card, allowed, first)
 	case current&preferred == 0:

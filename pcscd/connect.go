@@ -259,19 +259,14 @@ func presentHere(protocol wire.Protocol) check {
 	}
 }
 
-// speaks: the client's protocol is the card's.
+// speaks: the client's protocol is the card's. Where the card has none yet, none is; it is the driver's to say what that means.
 func speaks(protocol wire.Protocol) check {
 	return func(h *handle) wire.Code {
-		current := h.reader.public.Protocol
-		switch {
-		case protocol == wire.ProtocolRaw:
+		switch protocol {
+		case wire.ProtocolRaw, wire.ProtocolAnyOld, h.reader.public.Protocol:
 			return wire.Success
-		case protocol == wire.ProtocolAnyOld && current != wire.ProtocolUndefined:
-			return wire.Success
-		case protocol != current || current == wire.ProtocolUndefined:
-			return wire.ErrProtoMismatch
 		}
-		return wire.Success
+		return wire.ErrProtoMismatch
 	}
 }
 

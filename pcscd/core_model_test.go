@@ -83,7 +83,7 @@ func offers(c *pcscdtest.Card) wire.Protocol {
 }
 
 func (m *model) negotiate(preferred wire.Protocol) wire.Code {
-	if preferred&wire.ProtocolAnyOld != 0 {
+	if m.protocol == wire.ProtocolUndefined && preferred&wire.ProtocolAnyOld != 0 {
 		preferred |= wire.ProtocolAny
 	}
 	both := offers(m.card) & preferred
@@ -281,8 +281,6 @@ func (m *model) transmit(h *modelHandle, p wire.Protocol) wire.Code {
 	case p != wire.ProtocolRaw && m.card == nil:
 		return wire.ErrNoSmartcard
 	case p == wire.ProtocolRaw:
-	case m.protocol == wire.ProtocolUndefined:
-		return wire.ErrProtoMismatch
 	case p != wire.ProtocolAnyOld && p != m.protocol:
 		return wire.ErrProtoMismatch
 	}
@@ -388,7 +386,7 @@ func (p *play) run(data []byte) error {
 var (
 	modelModes     = []wire.ShareMode{wire.Shared, wire.Exclusive, wire.Direct}
 	modelPreferred = []wire.Protocol{wire.ProtocolAny, wire.ProtocolT0, wire.ProtocolT1, wire.ProtocolRaw, wire.ProtocolAnyOld}
-	modelTransmits = []wire.Protocol{wire.ProtocolT1, wire.ProtocolT0, wire.ProtocolRaw, wire.ProtocolAnyOld}
+	modelTransmits = []wire.Protocol{wire.ProtocolT1, wire.ProtocolT0, wire.ProtocolRaw, wire.ProtocolAnyOld, wire.ProtocolUndefined}
 )
 
 func pick[T any](from []T, by byte) T { return from[int(by)%len(from)] }

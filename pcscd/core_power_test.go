@@ -266,6 +266,102 @@ func TestRawIsForEverybody(t *testing.T) {
 	})
 }
 
+// TestOldAnyStandsForBothProtocolsWhereThereIsAChoice: the bit is none of those that a card can be set to.
+func TestOldAnyStandsForBothProtocolsWhereThereIsAChoice(t *testing.T) {
+	const old = wire.ProtocolAnyOld
+	tests := []struct {
+		name      string
+		set       wire.Protocol // by another client before
+		preferred wire.Protocol
+		code      wire.Code
+		active    wire.Protocol
+	}{
+		{name: "none is set", preferred: old, active: 2},
+		{name: "none is set, T=0 beside it", preferred: old | 1, active: 2},
+		{name: "T=1 is set", set: 2, preferred: old, code: wire.ErrProtoMismatch, active: 2},
+		{name: "T=0 is set", set: 1, preferred: old, code: wire.ErrProtoMismatch, active: 1},
+		{name: "T=1 is set, T=0 beside it", set: 2, preferred: old | 1, code: wire.ErrProtoMismatch, active: 2},
+		{name: "T=1 is set, and beside it", set: 2, preferred: old | 2, active: 2},
+		{name: "raw is set", set: 4, preferred: old, code: wire.ErrProtoMismatch, active: 4},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, card(), pcscd.Options{})
+				a, b := w.client(), w.client()
+				if tt.set != 0 {
+					_, _, code := b.Connect(t.Context(), b.hContext, alpha, wire.Shared, tt.set)
+					require.Equal(t, wire.Success, code)
+				}
+				hDirect := a.open(wire.Direct)
+				_, active, code := a.Connect(t.Context(), a.hContext, alpha, wire.Shared, tt.preferred)
+				require.Equal(t, tt.code, code)
+				require.Equal(t, tt.active, active)
+				active, code = a.Reconnect(t.Context(), hDirect, wire.Shared, tt.preferred, wire.LeaveCard)
+				want := wire.Success
+				if w.state(alpha).Protocol&tt.preferred == 0 {
+					want = wire.ErrProtoMismatch
+				}
+				require.Equal(t, want, code, "Reconnect")
+				require.Equal(t, tt.active, active)
+			})
+		})
+	}
+}
+
+// TestWhatIsSentByWhichProtocol: the driver hears of a command whose protocol is the card's, raw or the old bit for any. None
+// is the card's as long as none is set.
+func TestWhatIsSentByWhichProtocol(t *testing.T) {
+	const old = wire.ProtocolAnyOld
+	tests := []struct {
+		name   string
+		set    wire.Protocol // of the card
+		send   wire.Protocol // of the client's PCI
+		code   wire.Code
+		driver ifdhandler.Protocol
+	}{
+		{name: "none, none is set", set: 0, send: 0, driver: 0},
+		{name: "old any, none is set", set: 0, send: old, driver: 0},
+		{name: "raw, none is set", set: 0, send: 4, driver: 4},
+		{name: "T=0, none is set", set: 0, send: 1, code: wire.ErrProtoMismatch},
+		{name: "T=1, none is set", set: 0, send: 2, code: wire.ErrProtoMismatch},
+		{name: "none, T=1 is set", set: 2, send: 0, code: wire.ErrProtoMismatch},
+		{name: "T=1, T=1 is set", set: 2, send: 2, driver: 2},
+		{name: "T=0, T=1 is set", set: 2, send: 1, code: wire.ErrProtoMismatch},
+		{name: "old any, T=1 is set", set: 2, send: old, driver: 2},
+		{name: "old any, T=0 is set", set: 1, send: old, driver: 1},
+		{name: "raw, T=1 is set", set: 2, send: 4, driver: 4},
+		{name: "old any, raw is set", set: 4, send: old, driver: 4},
+		{name: "a bit that nobody knows", set: 2, send: 0x20, code: wire.ErrProtoMismatch},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, card(), pcscd.Options{})
+				c := w.client()
+				mode := wire.Shared
+				if tt.set == 0 {
+					mode = wire.Direct
+				}
+				hCard, _, code := c.Connect(t.Context(), c.hContext, alpha, mode, tt.set)
+				require.Equal(t, wire.Success, code)
+				require.Equal(t, tt.code, c.transmit(hCard, tt.send))
+				var sent []ifdhandler.Protocol
+				for _, call := range w.driver.Calls() {
+					if call.Function == "TransmitToICC" {
+						sent = append(sent, call.Protocol)
+					}
+				}
+				if tt.code != wire.Success {
+					require.Empty(t, sent)
+					return
+				}
+				require.Equal(t, []ifdhandler.Protocol{tt.driver}, sent)
+			})
+		})
+	}
+}
+
 func TestDirect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil, pcscd.Options{})

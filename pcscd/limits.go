@@ -1,6 +1,13 @@
 package pcscd
 
-import "time"
+import (
+	"time"
+
+	"github.com/goccid/goccid/pcscd/wire"
+)
+
+// defaultConnections is how many clients there may be, so as many must be able to share a card.
+const defaultConnections = 1024
 
 // Limits bound what clients can make the server hold. The zero value of each field means its default.
 type Limits struct {
@@ -21,7 +28,7 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	def(&l.Connections, 1024)
+	def(&l.Connections, defaultConnections)
 	def(&l.ConnectionsPerUser, l.Connections-l.Connections/4)
 	def(&l.Silence, time.Minute)
 	def(&l.Message, 10*time.Second)
@@ -35,4 +42,15 @@ func def[T int | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
+}
+
+// handleLimit says which limit a Connect has met, by its code: no other reason has these. "" is none.
+func handleLimit(code wire.Code) string {
+	switch code {
+	case wire.ErrInternalError:
+		return "too many handles on the reader"
+	case wire.ErrNoMemory:
+		return "too many handles of the client"
+	}
+	return ""
 }

@@ -30,7 +30,7 @@ type Options struct {
 	MaxReaders int
 	// MaxHandles is how many handles one client may have: 0 is 200.
 	MaxHandles int
-	// MaxReaderHandles is how many handles there may be on one reader: 0 is 200.
+	// MaxReaderHandles is how many handles there may be on one reader: 0 is 1024, as many as Limits.Connections.
 	MaxReaderHandles int
 }
 
@@ -46,7 +46,7 @@ func (o *Options) setDefaults() {
 	defaultTo(&o.StartTimeout, 5*time.Second)
 	defaultTo(&o.MaxReaders, 256)
 	defaultTo(&o.MaxHandles, 200)
-	defaultTo(&o.MaxReaderHandles, 200)
+	defaultTo(&o.MaxReaderHandles, defaultConnections)
 }
 
 func defaultTo[T comparable](v *T, def T) {
@@ -58,7 +58,8 @@ func defaultTo[T comparable](v *T, def T) {
 
 // Reader is one slot as clients shall see it.
 type Reader struct {
-	// Name is the whole name, with its " XX YY"; 1 to 127 bytes, none of them 0.
+	// Name is the whole name, with its " XX YY"; 1 to 127 bytes, none of them 0. Clients see readers in the order of these
+	// numbers.
 	Name string
 	// Lun is the driver's open channel for it. Slots of one reader share Lun.Reader().
 	Lun ifdhandler.Lun
@@ -88,7 +89,7 @@ type Manager struct {
 	removing sync.Mutex
 
 	mu sync.Mutex
-	// readers are those that clients see, in the table's order. states is what each has published.
+	// readers are those that clients see, in the table's order, see place. states is what each has published.
 	readers []*reader
 	states  []wire.ReaderState
 	// channels are all readers whose channel is not closed yet.
@@ -99,6 +100,8 @@ type Manager struct {
 	handles  map[int32]struct{}
 	contexts map[int32]struct{}
 	sessions int
+	// toldOfMany: the log has a line about readers that old clients do not see.
+	toldOfMany bool
 }
 
 // table is one generation of what clients see. It does not change.
@@ -126,26 +129,61 @@ func (m *Manager) AddReader(r Reader) error {
 	if n := len(r.Name); n == 0 || n >= wire.MaxReaderName || strings.IndexByte(r.Name, 0) >= 0 {
 		return ErrReaderName
 	}
+	added, err := m.insert(r)
+	if err != nil {
+		return err
+	}
+	go added.follow()
+	m.tellOfMany()
+	return nil
+}
+
+// insert gives a reader its place in the table.
+func (m *Manager) insert(r Reader) (*reader, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.closed:
-		return ErrManagerClosed
+		return nil, ErrManagerClosed
 	case m.channels[r.Lun] != nil || m.find(r.Name) != nil:
-		return fmt.Errorf("%w: %q, %v", ErrDuplicateReader, r.Name, r.Lun)
+		return nil, fmt.Errorf("%w: %q, %v", ErrDuplicateReader, r.Name, r.Lun)
 	case len(m.readers) >= m.options.MaxReaders:
-		return ErrTooManyReaders
+		return nil, ErrTooManyReaders
 	}
 	if !slices.ContainsFunc(m.readers, func(o *reader) bool { return o.lun.Reader() == r.Lun.Reader() }) {
 		m.countEvent()
 	}
 	added := newReader(m, r)
 	m.channels[r.Lun] = added
-	m.readers = append(m.readers, added)
-	m.states = append(m.states, added.public)
+	i := m.place(r.Name)
+	m.readers = slices.Insert(m.readers, i, added)
+	m.states = slices.Insert(m.states, i, added.public)
 	m.replaceTable(true)
-	go added.follow()
-	return nil
+	return added, nil
+}
+
+// place is where a reader with this name stands in the table: by the numbers at its end, so that readers that were opened
+// side by side stand the same way at each start, and one that comes back stands where it stood. m.mu must be held.
+func (m *Manager) place(name string) int {
+	i := slices.IndexFunc(m.readers, func(o *reader) bool { return numbersIn(o.name) > numbersIn(name) })
+	if i < 0 {
+		return len(m.readers)
+	}
+	return i
+}
+
+// numbersIn are the last bytes of a name, "XX YY": two of upper-case hexadecimal digits, which sort as text.
+func numbersIn(name string) string { return name[max(0, len(name)-len("XX YY")):] }
+
+// tellOfMany logs, once, that there are readers which clients of old do not see.
+func (m *Manager) tellOfMany() {
+	m.mu.Lock()
+	tell := len(m.readers) > wire.OldTableLen && !m.toldOfMany
+	m.toldOfMany = m.toldOfMany || tell
+	m.mu.Unlock()
+	if tell {
+		m.log.Warnf("more than %d readers: programs with a libpcsclite before 2.5 see the first %d only", wire.OldTableLen, wire.OldTableLen)
+	}
 }
 
 // RemoveReader takes a reader away, with all its slots, as hot plug tells it: the driver hears of it first

@@ -202,6 +202,9 @@ func (c *conn) connect(body []byte) error {
 	c.watched(func(ctx context.Context) {
 		m.Card, m.ActiveProtocol, m.Code = c.session.Connect(ctx, m.Context, m.Reader, m.ShareMode, m.PreferredProtocols)
 	})
+	if limit := handleLimit(m.Code); limit != "" {
+		c.server.refusals.warn(c.client, limit+": connect to "+m.Reader+" refused")
+	}
 	return c.write(m.Append(c.out[:0]))
 }
 

@@ -22,8 +22,9 @@ var readersJSON []byte
 
 // Model is a real reader, as far as a host can tell it from others.
 type Model struct {
-	// Name is a slug: lower-case letters, digits, hyphens.
-	Name string
+	// Name is a slug: lower-case letters, digits, hyphens. Aliases are other names that FindModel takes for it.
+	Name    string
+	Aliases []string
 	// IDVendor, IDProduct and BCDDevice are those of the device descriptor.
 	IDVendor, IDProduct, BCDDevice uint16
 	// Manufacturer and Product are the device's strings, empty where it has none.
@@ -107,6 +108,14 @@ func Models() ([]Model, error) {
 		return nil, err
 	}
 	models = slices.Clone(models)
+	for i := range models {
+		for alias, name := range aliases {
+			if name == models[i].Name {
+				models[i].Aliases = append(models[i].Aliases, alias)
+			}
+		}
+		slices.Sort(models[i].Aliases)
+	}
 	slices.SortStableFunc(models, func(a, b Model) int { return strings.Compare(a.Name, b.Name) })
 	return models, nil
 }
@@ -118,53 +127,79 @@ var aliases = map[string]string{
 }
 
 // FindModel finds a reader by its name, in any case, with any characters between its words; or by a part of a name that
-// no other has. The error of a name that is not there says which ones are like it.
+// no other has. The error of a name that is not there says which ones are like it, and where there is a list of all.
 func FindModel(name string) (*Model, error) {
 	models, err := Models()
 	if err != nil {
 		return nil, err
 	}
 	wanted := slug(name)
-	if full, ok := aliases[wanted]; ok {
-		wanted = full
-	}
-	var like []string
-	var found *Model
 	for i, m := range models {
-		if m.Name == wanted {
+		if m.Name == wanted || slices.Contains(m.Aliases, wanted) {
 			return &models[i], nil
 		}
-		if wanted != "" && strings.Contains(m.Name, wanted) {
-			like = append(like, m.Name)
-			found = &models[i]
-		}
 	}
+	like := modelsLike(wanted, models)
 	if len(like) == 1 {
-		return found, nil
+		return like[0], nil
 	}
 	return nil, unknownModel(name, wanted, like, models)
 }
 
-func unknownModel(name, wanted string, like []string, models []Model) error {
+// modelsLike returns the models with wanted in their names; where there are none, those that have it but for the hyphens.
+func modelsLike(wanted string, models []Model) []*Model {
+	if wanted == "" {
+		return nil
+	}
+	joined := strings.NewReplacer("-", "")
+	for _, fits := range []func(string) bool{
+		func(name string) bool { return strings.Contains(name, wanted) },
+		func(name string) bool { return strings.Contains(joined.Replace(name), joined.Replace(wanted)) },
+	} {
+		var like []*Model
+		for i := range models {
+			if fits(models[i].Name) {
+				like = append(like, &models[i])
+			}
+		}
+		if len(like) > 0 {
+			return like
+		}
+	}
+	return nil
+}
+
+func unknownModel(name, wanted string, like []*Model, models []Model) error {
 	const most = 8
+	var names []string
+	for _, m := range like[:min(most, len(like))] {
+		names = append(names, m.Name)
+	}
 	if len(like) > most {
-		return fmt.Errorf("reader %q: %d readers have that in their names, among them %s", name, len(like), strings.Join(like[:most], ", "))
+		return fmt.Errorf("reader %q: %d readers have that in their names, among them %s", name, len(like), strings.Join(names, ", "))
 	}
 	if len(like) > 1 {
-		return fmt.Errorf("reader %q: which of %s?", name, strings.Join(like, ", "))
+		return fmt.Errorf("reader %q: which of %s?", name, strings.Join(names, ", "))
 	}
-	near, distance := "", 1<<30
+	const all = "ccid-probe virtual --list-models has all names"
+	if near := likeliest(wanted, models); near != "" {
+		return fmt.Errorf("reader %q is not known: did you mean %s? (%s)", name, near, all)
+	}
+	return fmt.Errorf("reader %q is not known: %s", name, all)
+}
+
+// likeliest returns the name that wanted may be with a few slips of the finger, "" for none.
+func likeliest(wanted string, models []Model) string {
+	const lettersPerSlip = 4
+	near, distance := "", len(wanted)/lettersPerSlip+1
 	for _, m := range models {
-		if d := editDistance(wanted, m.Name); d < distance {
-			near, distance = m.Name, d
+		for _, name := range append([]string{m.Name}, m.Aliases...) {
+			if d := editDistance(wanted, name); d < distance {
+				near, distance = name, d
+			}
 		}
 	}
-	for alias := range aliases {
-		if d := editDistance(wanted, alias); d < distance || d == distance && alias < near {
-			near, distance = alias, d
-		}
-	}
-	return fmt.Errorf("reader %q is not known: did you mean %s?", name, near)
+	return near
 }
 
 // slug makes lower-case words joined by hyphens.

@@ -528,7 +528,7 @@ func TestFindModel(t *testing.T) {
 	} {
 		m, err := FindModel(name)
 		if want == "" {
-			require.ErrorContains(t, err, "did you mean")
+			require.ErrorContains(t, err, `reader "tinyumbrella" is not known: ccid-probe virtual --list-models has all names`, "nothing is like it")
 			continue
 		}
 		require.NoError(t, err, name)
@@ -543,6 +543,13 @@ func TestFindModel(t *testing.T) {
 	m, err := FindModel("utrust-3700")
 	require.NoError(t, err)
 	require.Equal(t, "identiv-utrust-3700-f-cl-reader", m.Name)
+	m, err = FindModel("kc1000scdiz")
+	require.NoError(t, err)
+	require.Equal(t, "cherry-kc-1000-sc-di-z", m.Name, "people leave hyphens out")
+	_, err = FindModel("kc1000")
+	require.ErrorContains(t, err, "which of cherry-kc-1000-sc, ")
+	_, err = FindModel("gemalto-pc-twim")
+	require.ErrorContains(t, err, "did you mean gemalto-pc-twin?")
 }
 
 func TestParseSpec(t *testing.T) {
@@ -571,7 +578,7 @@ func TestParseSpec(t *testing.T) {
 		"card=t1:x":              `card "t1:x"`,
 		"card=vpcd:here":         `card "vpcd:here": vpcd:HOST:PORT is needed`,
 		"card=vpcd-listen:x":     `card "vpcd-listen:x"`,
-		"card=t0+t1":             "2 cards, but gempctwin has 1 slots",
+		"card=t0+t1":             "2 cards, but gemalto-pc-twin has 1 slot;",
 		"level=":                 "level has no value",
 		"level=tpdu,level=short": "level is given twice",
 		"reader=no such":         `reader "no such" is not known`,

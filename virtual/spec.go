@@ -122,6 +122,21 @@ func (s Spec) usualCard() CardSpec {
 	return CardSpec{Kind: CardT1}
 }
 
+// Name is the model's name as it was given, in the form of Model.Name.
+func (s Spec) Name() string {
+	if s.Config.Model == "" {
+		return defaultModel
+	}
+	return slug(s.Config.Model)
+}
+
+func slotCount(n int) string {
+	if n == 1 {
+		return "1 slot"
+	}
+	return fmt.Sprintf("%d slots", n)
+}
+
 // check finds what fits no slot while there is still a text to blame.
 func (s Spec) check() error {
 	r, err := NewReader(s.Config)
@@ -129,7 +144,7 @@ func (s Spec) check() error {
 		return fmt.Errorf("%w: %w", errSpec, err)
 	}
 	if len(s.Cards) > r.Slots() {
-		return fmt.Errorf("%w: %d cards, but %s has %d slots; slots=N gives it more", errSpec, len(s.Cards), r.model.Name, r.Slots())
+		return fmt.Errorf("%w: %d cards, but %s has %s; slots=N gives it more", errSpec, len(s.Cards), s.Name(), slotCount(r.Slots()))
 	}
 	return nil
 }

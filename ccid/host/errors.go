@@ -37,6 +37,8 @@ var (
 	ErrNoPINPad = errors.New("reader has no PIN pad for this")
 	// ErrResponse: the reader's answer breaks the rules of its exchange level.
 	ErrResponse = errors.New("reader answers against the rules")
+	// ErrIgnored: Options.Ignore has the reader left alone.
+	ErrIgnored = errors.New("left alone for its name")
 	// ErrNotAReader: the interface can't be driven; Function.Unusable says why.
 	ErrNotAReader = errors.New("interface is not a usable reader")
 	// ErrNoReader: no device of the backend has a usable reader.

@@ -133,6 +133,7 @@ func (r *Reader) heed(ctx context.Context, to ccid.Command, status ccid.Status) 
 	r.noticeSleep()
 	s := r.slots[to.Slot]
 	if to.Type != ccid.TypeGetSlotStatus && status.ICC() == ccid.ICCAbsent && s.State().Present {
+		r.readInterruptFirst(ctx)
 		ask := request{command: ccid.GetSlotStatus(to.Slot), wait: r.deadlines.slotStatus()}
 		_, err := r.attempt(ctx, ask, r.dispatcher.register(ask))
 		if err == nil {

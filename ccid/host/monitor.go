@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -216,8 +217,12 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 		m.log.Debugf("device %v: %v", info, err)
 	}
 	for _, f := range functions {
-		if f.Unusable != nil {
-			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: f.Unusable})
+		err := f.Unusable
+		if err == nil {
+			err = m.ignored(f)
+		}
+		if err != nil {
+			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
 			continue
 		}
 		// Numbers are given here, in the order of arrival.
@@ -228,6 +233,15 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 			m.serve(a, f, number)
 		})
 	}
+}
+
+// ignored returns an ErrIgnored for a reader that is to be left alone, as far as its name is known before it is opened. It
+// takes no number from others then.
+func (m *Monitor) ignored(f Function) error {
+	m.mu.Lock()
+	o := m.options
+	m.mu.Unlock()
+	return o.ignored(baseName(f.Device, o, o.Quirks.Lookup(f.QuirkDevice()).Name))
 }
 
 func (m *Monitor) left(key string) {
@@ -360,7 +374,7 @@ func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
 			reported = reason
 			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
 		}
-		if !m.await(a.device, retry, wait) {
+		if errors.Is(err, ErrIgnored) || !m.await(a.device, retry, wait) {
 			return nil
 		}
 	}

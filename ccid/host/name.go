@@ -34,15 +34,28 @@ type Name struct {
 // serial number left out where it is part of the interface's string, other than printable ASCII as '.', and all before
 // the numbers cut to 121 bytes.
 func (n Name) String() string {
-	base := n.Friendly
+	base := n.own() + printable(n.Extend)
+	return fmt.Sprintf("%s %02X %02X", base[:min(len(base), maxNameBase)], uint8(n.Number), uint8(n.Slot))
+}
+
+// own is the part of the name that is the reader's own: neither numbers nor what the user adds.
+func (n Name) own() string {
+	own := n.Friendly
 	if n.Interface != "" {
-		base += " [" + n.Interface + "]"
+		own += " [" + n.Interface + "]"
 	}
 	if n.Serial != "" && !strings.Contains(n.Interface, n.Serial) {
-		base += " (" + n.Serial + ")"
+		own += " (" + n.Serial + ")"
 	}
-	base = printable(base + n.Extend)
-	return fmt.Sprintf("%s %02X %02X", base[:min(len(base), maxNameBase)], uint8(n.Number), uint8(n.Slot))
+	return printable(own)
+}
+
+// ignored returns an ErrIgnored where the user wants the reader left alone.
+func (o *Options) ignored(n Name) error {
+	if name := n.own(); o.Ignore != nil && o.Ignore(name) {
+		return fmt.Errorf("%w, %s", ErrIgnored, name)
+	}
+	return nil
 }
 
 // printable replaces each byte that is not printable ASCII.

@@ -36,6 +36,11 @@ type Options struct {
 	NoInterfaceName, NoSerial bool
 	// NameExtension is put into the reader's name before the numbers, as pcscd's PCSCLITE_FILTER_EXTEND_READER_NAMES does.
 	NameExtension string
+	// Ignore tells whether a reader with this name, in which NameExtension and numbers are left out, is to be left alone; nil is
+	// for none. A Monitor asks before it opens a reader, when the interface's part of the name is not known yet; if it does
+	// not ignore that, the reader is opened for the whole name, and closed if that is ignored. It may be called from several
+	// goroutines at once.
+	Ignore func(name string) bool
 	// Suspended returns for how long the machine has slept since it was started. When that grows, the cards of all readers
 	// count as reset, see Device.PowerLost. It may be called from several goroutines at once. nil asks the system, which tells on
 	// Linux only.
@@ -120,7 +125,7 @@ func OpenFirst(ctx context.Context, backend usbtransport.Backend, o Options) (*R
 // Open claims interface number number of the device and makes its reader ready: announced data rates and clock
 // frequencies are read, an old notification is dropped, and the reader has answered a PC_to_RDR_GetSlotStatus for its
 // first slot. Errors, in an *Error: ErrNotAReader, usbtransport.ErrBusy, ErrPermission, ErrRemoved and so on,
-// *NoAnswerError from a reader that says nothing, *RefusedError.
+// *NoAnswerError from a reader that says nothing, *RefusedError, ErrIgnored.
 func (d *Device) Open(ctx context.Context, number uint8, o Options) (*Reader, error) {
 	r, err := d.open(ctx, number, o)
 	if err != nil {
@@ -233,6 +238,9 @@ func (r *Reader) prepare(ctx context.Context) error {
 			base = discard()
 		}
 		r.setLog(base)
+	}
+	if err := r.options.ignored(r.name); err != nil {
+		return err
 	}
 	r.dataRates = r.readFrequencies(ctx, ccid.RequestGetDataRates, int(r.function.Class.BNumDataRatesSupported))
 	r.clocks = r.readFrequencies(ctx, ccid.RequestGetClockFrequencies, int(r.function.Class.BNumClockSupported))

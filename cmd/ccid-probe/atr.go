@@ -38,7 +38,12 @@ func (p *program) explainATR(ctx context.Context, s slotFlags, args []string) er
 	switch {
 	case given != "" && s.reader != "":
 		return usage("", "give an ATR or --reader, not both")
+	case given != "" && (s.slot.given || s.wait):
+		return usage("", "--slot and --wait are for the card in a reader, not for an ATR that is given")
 	case given != "":
+		if err := p.withoutReaders("an ATR that is given"); err != nil {
+			return err
+		}
 		raw, err := atr.ParseHex(given)
 		if err != nil {
 			return usage("", "ATR: %w", err)

@@ -136,7 +136,26 @@ func TestFaultsOfTheCommandLineAreExplained(t *testing.T) {
 		"argument too many":        {[]string{"list", "all"}, []string{`list takes no arguments`, `"all"`}},
 		"no such log level":        {[]string{"list", "--log-level", "loud"}, []string{`"loud" is no level`, "debug"}},
 		"no time at all":           {[]string{"list", "--timeout", "0s"}, []string{"--timeout", "30s"}},
-		"time without unit":        {[]string{"list", "--timeout", "5"}, []string{"--timeout", "missing unit"}},
+		"time without unit":        {[]string{"list", "--timeout", "5"}, []string{`--timeout: "5" is no time`, "30s"}},
+		"neither true nor false":   {[]string{"list", "--json=maybe"}, []string{`--json: "maybe": true and false are possible`}},
+		"slot: no number":          {[]string{"atr", "--slot", "x"}, []string{`--slot: "x" is no slot's number`}},
+		"slot: below all":          {[]string{"atr", "--virtual", tpduT1, "--slot", "-1"}, []string{`--slot: "-1" is no slot's number`}},
+		"slot: of a given ATR":     {[]string{"atr", "3B00", "--slot", "0"}, []string{"--slot and --wait are for the card in a reader"}},
+		"wait: for a given ATR":    {[]string{"atr", "3B00", "--wait"}, []string{"--slot and --wait are for the card in a reader"}},
+		"ATR: virtual reader":      {[]string{"atr", "3B00", "--virtual", tpduT1}, []string{"--usb, --usbip and --virtual have no meaning here"}},
+		"descriptor: empty":        {[]string{"describe", "--class-descriptor", ""}, []string{"--class-descriptor is empty"}},
+		"descriptor: and virtual":  {[]string{"describe", "--class-descriptor", "36", "--virtual", tpduT1}, []string{"have no meaning here"}},
+		"backend: empty":           {[]string{"list", "--usb", ""}, []string{"--usb is empty"}},
+		"output: empty":            {[]string{"explain", "x.pcapng", "-o", ""}, []string{"--output is empty"}},
+		"explain: USB":             {[]string{"explain", "x.pcapng", "--usb", "nosuch"}, []string{"explain: --usb, --usbip and --virtual have no meaning here"}},
+		"explain: USB/IP":          {[]string{"explain", "x.pcapng", "--usbip", "foo"}, []string{"explain: --usb, --usbip and --virtual"}},
+		"explain: virtual":         {[]string{"explain", "x.pcapng", "--virtual", "bla"}, []string{"explain: --usb, --usbip and --virtual"}},
+		"explain: JSON as text":    {[]string{"explain", "x.pcapng", "--json", "--format", "text"}, []string{"give --json or --format text, not both"}},
+		"replay: virtual":          {[]string{"replay", "x.pcapng", "--virtual", tpduT1}, []string{"replay: --usb, --usbip and --virtual"}},
+		"demo: JSON":               {[]string{"demo", "--json"}, []string{"demo is for people: it has no --json"}},
+		"demo: virtual":            {[]string{"demo", "--virtual", tpduT1}, []string{"have no meaning here"}},
+		"USB/IP: no such port":     {[]string{"list", "--usbip", "127.0.0.1:99999"}, []string{"a port is a number from 1 to 65535"}},
+		"help: no such command":    {[]string{"help", "foo"}, []string{`there is no command "foo"`, "ccid-probe --help"}},
 		"no such backend":          {[]string{"list", "--usb", "winusb"}, []string{`no backend "winusb"`, "usbfs and libusb"}},
 		"spec: no such key":        {[]string{"list", "--virtual", "model=x"}, []string{`--virtual model=x`, `key "model"`, "As in"}},
 		"spec: no such level":      {[]string{"list", "--virtual", "level=fast"}, []string{`level "fast"`, "character, tpdu, short and extended"}},
@@ -158,7 +177,7 @@ func TestFaultsOfTheCommandLineAreExplained(t *testing.T) {
 		"descriptor: no digit":     {[]string{"describe", "--class-descriptor", "36xx"}, []string{"'x' at position 3"}},
 		"descriptor: and a reader": {[]string{"describe", "--class-descriptor", "36", "0"}, []string{"not both"}},
 		"reader given twice":       {[]string{"describe", "0", "--reader", "0"}, []string{"not both"}},
-		"no such slot":             {[]string{"apdu", "--virtual", tpduT1, "--slot", "3", "00A40000"}, []string{"--slot 3", "slots 0 to 0"}},
+		"no such slot":             {[]string{"apdu", "--virtual", tpduT1, "--slot", "3", "00A40000"}, []string{"--slot 3", "has slot 0 only"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -786,7 +805,7 @@ func TestACardCanBeWaitedFor(t *testing.T) {
 	w.use(empty)
 	got = w.run("atr", "--reader", "0", "--wait", "--timeout", "400ms")
 	assert.Equal(t, exitTimedOut, got.code)
-	assert.Contains(t, got.stderr, "waited for a card")
+	assert.Equal(t, "ccid-probe: Gemalto PC Twin Reader 00 00: no card within 400ms\n  --timeout says how long to wait.\n", got.stderr)
 }
 
 // full is an output that takes so many bytes and then fails.

@@ -41,6 +41,12 @@ type demonstration struct {
 }
 
 func (p *program) demo(ctx context.Context) error {
+	if p.opts.json {
+		return usage("Its exit code says whether each step gave what it must.", "demo is for people: it has no --json")
+	}
+	if err := p.withoutReaders("demo"); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, demoTime)
 	defer cancel()
 	d := &demonstration{program: p}

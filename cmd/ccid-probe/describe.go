@@ -28,6 +28,11 @@ With --class-descriptor it explains the 54 bytes given (CCID 1.1 §5.1), with no
   ccid-probe describe 08e6:3437
   ccid-probe describe --class-descriptor 36210001000703000000A00F…`,
 		RunE: p.action(func(ctx context.Context, args []string) error {
+			if bare != "" {
+				if err := p.withoutReaders("--class-descriptor"); err != nil {
+					return err
+				}
+			}
 			// A name of several words needs no quotes.
 			key := strings.Join(args, " ")
 			switch {

@@ -114,7 +114,9 @@ func report(stderr io.Writer, err error) exitCode {
 	if code == exitInterrupted {
 		text = "interrupted"
 	}
-	fmt.Fprintf(stderr, "ccid-probe: %s\n", text)
+	for line := range strings.Lines(text) { // errors that were joined
+		fmt.Fprintf(stderr, "ccid-probe: %s\n", strings.TrimRight(line, "\n"))
+	}
 	for _, line := range adviceOn(err) {
 		fmt.Fprintf(stderr, "  %s\n", line)
 	}

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/explain"
-	"github.com/goccid/goccid/usbtransport/capture"
 )
 
 // explainFlags are those of the explain command.
@@ -64,7 +61,10 @@ var formats = map[string]func(*explain.Transcript, io.Writer) error{
 	"html": (*explain.Transcript).WriteHTML,
 }
 
-func (p *program) explain(_ context.Context, f explainFlags, name string) error {
+func (p *program) explain(ctx context.Context, f explainFlags, name string) error {
+	if err := p.withoutReaders("explain"); err != nil {
+		return err
+	}
 	if f.format == "" {
 		f.format = "text"
 		if p.opts.json {
@@ -72,10 +72,17 @@ func (p *program) explain(_ context.Context, f explainFlags, name string) error 
 		}
 	}
 	write, ok := formats[f.format]
-	if !ok {
+	switch {
+	case !ok:
 		return usage("There are text, json and html.", "--format: %q is none", f.format)
+	case p.opts.json && f.format != "json":
+		return usage("", "give --json or --format %s, not both", f.format)
+	case f.file != "":
+		if err := keepSource(name, f.file); err != nil {
+			return err
+		}
 	}
-	c, err := readCapture(name)
+	c, err := readCapture(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -83,40 +90,12 @@ func (p *program) explain(_ context.Context, f explainFlags, name string) error 
 	if f.file == "" {
 		return write(transcript, p.out)
 	}
-	file, err := create(f.file, f.force)
+	file, _, err := create(ctx, f.file, f.force)
 	if err != nil {
 		return err
 	}
+	if err := empty(file); err != nil {
+		return errors.Join(err, file.Close())
+	}
 	return errors.Join(write(transcript, file), file.Close())
-}
-
-// readCapture reads a capture file. Its errors say what to do.
-func readCapture(name string) (*capture.Capture, error) {
-	c, err := capture.ReadFile(name)
-	var path *fs.PathError
-	switch {
-	case err == nil:
-		return c, nil
-	case errors.As(err, &path):
-		return nil, usage("", "%w", err)
-	case errors.Is(err, capture.ErrLinkType):
-		return nil, usage("Captures of USB are wanted: usbmon (link types 189, 220) or USBPcap (249).", "%s: %w", visible(name), err)
-	}
-	return nil, usage("A pcapng or pcap file is wanted, as ccid-probe record, Wireshark or tcpdump writes.", "%s: %w", visible(name), err)
-}
-
-// create makes a file for one user's eyes. A file that exists is not touched, unless force says so.
-func create(name string, force bool) (*os.File, error) {
-	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	if force {
-		mode = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
-	}
-	file, err := os.OpenFile(name, mode, 0o600)
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		return nil, usage("Another name, or --force to write over it.", "%s exists", visible(name))
-	case err != nil:
-		return nil, usage("", "%w", err)
-	}
-	return file, nil
 }

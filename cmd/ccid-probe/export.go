@@ -49,6 +49,7 @@ only this machine can reach it, unless --allow-remote is given. For another mach
 	flags.StringVar(&e.control, "control", "", "take commands from a Unix socket at `PATH`, too, of this user only")
 	flags.StringVar(&e.record, "record", "", "write what goes over the readers' USB to `FILE`, which must not exist, pcapng, PINs hidden")
 	flags.BoolVar(&e.force, "force", false, "write over a file that exists")
+	flags.BoolVar(&e.listModels, "list-models", false, "list the models that NAME can be, and do nothing else")
 	return c
 }
 
@@ -60,6 +61,7 @@ type exporter struct {
 	control     string
 	record      string
 	force       bool
+	listModels  bool
 }
 
 // newReader is the value of --reader: each is one more. What is asked for in a row of flags --reader and --card keeps its order.
@@ -100,6 +102,9 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 	if p.opts.elsewhere() || p.opts.usb != "" {
 		return usage("Readers to export are named with --reader.", "virtual: --virtual, --usbip and --usb are not for this command")
 	}
+	if e.listModels {
+		return p.printModels()
+	}
 	listener, err := e.listener(ctx)
 	if err != nil {
 		return err
@@ -119,7 +124,7 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 			return err
 		}
 	}
-	backend, finish, err := p.recording(v.bus, e)
+	backend, finish, err := p.recording(ctx, v.bus, e)
 	if err != nil {
 		return err
 	}
@@ -128,6 +133,8 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 		func(ctx context.Context) error {
 			return (&usbip.Server{Backend: backend, Logger: p.log}).Serve(ctx, listener)
 		},
+		// As every command does, it ends when its output is read no more; but it may have nothing to write for long.
+		func(ctx context.Context) error { return untilUnread(ctx, p.stdout) },
 	}
 	if e.control != "" {
 		socket, err := control.Listen(e.control)
@@ -140,6 +147,42 @@ func (p *program) export(ctx context.Context, e exporter) (err error) {
 		return err
 	}
 	return p.attend(ctx, bench, services)
+}
+
+// listedModel is one model of a reader.
+type listedModel struct {
+	Name    string   `json:"name"`
+	Aliases []string `json:"aliases"`
+	// VID and PID are four hexadecimal digits.
+	VID          string `json:"vid"`
+	PID          string `json:"pid"`
+	Manufacturer string `json:"manufacturer"`
+	Product      string `json:"product"`
+}
+
+// printModels lists the models that there are.
+func (p *program) printModels() error {
+	models, err := virtual.Models()
+	if err != nil {
+		return err
+	}
+	list := make([]listedModel, 0, len(models))
+	for _, m := range models {
+		list = append(list, listedModel{
+			m.Name, nonNil(m.Aliases), fmt.Sprintf("%04X", m.IDVendor), fmt.Sprintf("%04X", m.IDProduct), m.Manufacturer, m.Product,
+		})
+	}
+	if p.opts.json {
+		return p.out.document(list)
+	}
+	for _, m := range list {
+		also := ""
+		if len(m.Aliases) > 0 {
+			also = " (also " + strings.Join(m.Aliases, ", ") + ")"
+		}
+		p.out.printf("%s\n", visible(fmt.Sprintf("%-44s %s  %s%s", m.Name, strings.ToLower(m.VID+":"+m.PID), strings.TrimSpace(m.Manufacturer+" "+m.Product), also)))
+	}
+	return nil
 }
 
 // listener listens, where that is allowed.
@@ -169,20 +212,23 @@ func (p *program) addReader(ctx context.Context, v *virtualReaders, bench *contr
 		if err != nil {
 			return err
 		}
-		v.stations = append(v.stations, station)
-		_, err = bench.Add(station.Model().Name, station)
+		v.stations, v.names = append(v.stations, station), append(v.names, spec.Name())
+		_, err = bench.Add(spec.Name(), station)
 		return err
 	})
 }
 
 // recording has what goes over a bus written to a file, if one is named.
-func (p *program) recording(bus *virtual.Bus, e exporter) (backend usbtransport.Backend, finish func() error, err error) {
+func (p *program) recording(ctx context.Context, bus *virtual.Bus, e exporter) (backend usbtransport.Backend, finish func() error, err error) {
 	if e.record == "" {
 		return bus, func() error { return nil }, nil
 	}
-	f, err := create(e.record, e.force)
+	f, _, err := create(ctx, e.record, e.force)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--record: %w", err)
+	}
+	if err := empty(f); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
 	}
 	recorder, err := capture.NewRecorder(bus, f, capture.Options{
 		Failed: func(err error) { p.log.WithError(err).Error("the recording has ended early") },
@@ -195,7 +241,9 @@ func (p *program) recording(bus *virtual.Bus, e exporter) (backend usbtransport.
 
 // exportedReader is one entry of what is exported.
 type exportedReader struct {
-	Index int    `json:"index"`
+	Index int `json:"index"`
+	// Name is the model's name as it was given, Model the one in the list of models.
+	Name  string `json:"name"`
 	Model string `json:"model"`
 	// VID and PID are four hexadecimal digits.
 	VID   string   `json:"vid"`
@@ -209,7 +257,7 @@ func (p *program) printExport(v *virtualReaders, address net.Addr, socket string
 	var readers []exportedReader
 	devices, _ := v.bus.Devices(context.Background()) // fails with its context only
 	for i, d := range devices {
-		r := exportedReader{Index: i, Model: v.stations[i].Model().Name, VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BusID: d.PortPath}
+		r := exportedReader{Index: i, Name: v.names[i], Model: v.stations[i].Model().Name, VID: fmt.Sprintf("%04X", d.IDVendor), PID: fmt.Sprintf("%04X", d.IDProduct), BusID: d.PortPath}
 		for _, c := range v.stations[i].Inserted() {
 			r.Slots = append(r.Slots, c.String())
 		}
@@ -219,7 +267,7 @@ func (p *program) printExport(v *virtualReaders, address net.Addr, socket string
 		return p.out.line(map[string]any{"listen": address.String(), "control": socket, "readers": readers})
 	}
 	for _, r := range readers {
-		p.out.printf("%d  %s\n   %s, bus ID %s\n", r.Index, r.Model, strings.ToLower(r.VID+":"+r.PID), r.BusID)
+		p.out.printf("%d  %s\n   %s, bus ID %s\n", r.Index, r.Name, strings.ToLower(r.VID+":"+r.PID), r.BusID)
 		for i, c := range r.Slots {
 			p.out.printf("   slot %d: %s\n", i, c)
 		}
@@ -288,9 +336,9 @@ func (p *program) inputLines(ctx context.Context) <-chan string {
 
 // reportHosts logs which rules of CCID the hosts have broken.
 func (p *program) reportHosts(v *virtualReaders) {
-	for _, station := range v.stations {
+	for i, station := range v.stations {
 		for _, violation := range station.Violations() {
-			p.log.Warnf("%s: the host broke a rule of CCID: %v", station.Model().Name, violation)
+			p.log.Warnf("%s: the host broke a rule of CCID: %v", v.names[i], violation)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/capture"
 	"github.com/goccid/goccid/usbtransport/usbip"
+	"github.com/goccid/goccid/virtual"
 )
 
 // exported is a run of "virtual".
@@ -83,8 +85,8 @@ func (x *exported) quit() {
 func TestExportedReadersAreReadersHere(t *testing.T) {
 	x := export(t, "--reader", "scr3310,slots=2", "--card", "t1", "--card", "t0", "--reader", "cherry-smartterminal-xx44", "--card", "none")
 	require.Equal(t, []exportedReader{
-		{Index: 0, Model: "scr3310", VID: "04E6", PID: "5116", BusID: "1-1", Slots: []string{"t1", "t0"}},
-		{Index: 1, Model: "cherry-smartterminal-xx44", VID: "046A", PID: "00A7", BusID: "1-2", Slots: []string{"none"}},
+		{Index: 0, Name: "scr3310", Model: "scr3310", VID: "04E6", PID: "5116", BusID: "1-1", Slots: []string{"t1", "t0"}},
+		{Index: 1, Name: "cherry-smartterminal-xx44", Model: "cherry-smartterminal-xx44", VID: "046A", PID: "00A7", BusID: "1-2", Slots: []string{"none"}},
 	}, x.readers)
 
 	got := probe(t, "list", "--usbip", x.address)
@@ -147,6 +149,50 @@ func TestCommandsComeOverTheSocket(t *testing.T) {
 	require.Equal(t, "ok slot 0 has t0\nok bye\n", string(answers))
 	require.Equal(t, exitOK, <-x.ended)
 	require.NoFileExists(t, path)
+}
+
+func TestModelsAreListed(t *testing.T) {
+	models, err := virtual.Models()
+	require.NoError(t, err)
+	text := probe(t, "virtual", "--list-models")
+	require.Equal(t, exitOK, text.code, text.stderr)
+	require.Equal(t, len(models), strings.Count(text.stdout, "\n"))
+	require.Contains(t, text.stdout, " (also gemalto-pc-twin, ")
+	list := decode[[]listedModel](t, probe(t, "virtual", "--list-models", "--json").stdout)
+	for i, m := range list {
+		require.Equal(t, models[i].Name, m.Name)
+		_, err := virtual.FindModel(m.Name)
+		require.NoError(t, err)
+	}
+}
+
+// TestExportEndsWhenNobodyReadsItsOutput, as in "ccid-probe virtual </dev/null | head -1".
+func TestExportEndsWhenNobodyReadsItsOutput(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("told by the next write only")
+	}
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer writer.Close() //nolint:errcheck // nobody reads it
+	w := newWorld(t)
+	w.stdin, w.stdout = strings.NewReader(""), writer
+	ended := make(chan exitCode, 1)
+	go func() { ended <- run(w.ctx, w.environment, []string{"virtual", "--listen", "127.0.0.1:0", "--json"}) }()
+	_, err = bufio.NewReader(reader).ReadString('\n')
+	require.NoError(t, err)
+	select {
+	case <-ended:
+		t.Fatal("ended before its reader")
+	case <-time.After(100 * time.Millisecond):
+	}
+	require.NoError(t, reader.Close())
+	select {
+	case code := <-ended:
+		require.Equal(t, exitOK, code, &w.errOut)
+		require.Empty(t, w.errOut.String())
+	case <-time.After(10 * time.Second):
+		t.Fatal("goes on without a reader")
+	}
 }
 
 func TestExportEndsWithItsContext(t *testing.T) {
@@ -268,7 +314,7 @@ func TestUSBIPServersAreNamedRightly(t *testing.T) {
 	for _, server := range []string{"", "/", "/1-1", ":", "host/"} {
 		got := probe(t, "list", "--usbip", server)
 		require.Equal(t, exitUsage, got.code, server)
-		require.Contains(t, got.stderr, "HOST[:PORT][/BUSID] is needed")
+		require.Contains(t, got.stderr, "is needed")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

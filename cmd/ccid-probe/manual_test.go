@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,10 +10,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/virtual"
 )
 
-// timesInOutput are what differs from run to run.
-var timesInOutput = regexp.MustCompile(`\d+\.\d{3} ms|"us":\d+|#\d+ +|, \d+ bytes\. See it`)
+// timesInOutput are what differs from run to run: times, and the numbers of packets, for those from the interrupt endpoint come
+// when they come.
+var timesInOutput = regexp.MustCompile(`\d+\.\d{3} ms|"us":\d+|#\d+ +`)
 
 // omitted stands in the manual for lines that are left out.
 const omitted = "…\n"
@@ -89,6 +93,25 @@ func dialogueOfManual(t *testing.T, args []string, want string) {
 	_, port, _ := strings.Cut(got.stdout, "at 127.0.0.1:")
 	port, _, _ = strings.Cut(port, ".")
 	assert.Equal(t, answers, strings.NewReplacer("127.0.0.1:"+port, exportedAt, "--tcp-port "+port, "--tcp-port 3240").Replace(got.stdout+got.stderr))
+}
+
+// TestDocumentsCountTheModelsThatThereAre, everywhere in the same way.
+func TestDocumentsCountTheModelsThatThereAre(t *testing.T) {
+	models, err := virtual.Models()
+	require.NoError(t, err)
+	interfaces := 0
+	for _, m := range models {
+		interfaces += len(m.Interfaces)
+	}
+	for file, want := range map[string]string{
+		"../../docs/ccid-probe.md": fmt.Sprintf("the model: one of %d,", len(models)),
+		"../../README.md":          fmt.Sprintf("the descriptors of %d real ones", len(models)),
+		"../../docs/parity.md":     fmt.Sprintf("of the %d interfaces known here", interfaces),
+	} {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.Contains(t, string(content), want, file)
+	}
 }
 
 // TestManualHasEveryExitCode compares the table with what --help prints.

@@ -97,7 +97,7 @@ func (p *program) withReaders(ctx context.Context, f func(search) error) (err er
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if p.tape != nil {
-		if backends, err = p.tape.begin(backends); err != nil {
+		if backends, err = p.tape.begin(ctx, backends); err != nil {
 			return err
 		}
 	}
@@ -174,6 +174,14 @@ func (p *program) backends(ctx context.Context) (list []usbtransport.Backend, cl
 	return list, closeAll, nil
 }
 
+// withoutReaders refuses the flags that say where readers are, for what uses none of them.
+func (p *program) withoutReaders(what string) error {
+	if p.opts.usb != "" || p.opts.elsewhere() {
+		return usage("", "%s: --usb, --usbip and --virtual have no meaning here", what)
+	}
+	return nil
+}
+
 // noReader is the problem of having found none, or none that is free to be looked at.
 func (p *program) noReader(s search) error {
 	if err := s.seen.Busy(); err != nil {
@@ -227,14 +235,34 @@ func overruling(c candidate, e *host.RefusedError) []string {
 // slotFlags choose a reader and a slot of it.
 type slotFlags struct {
 	reader string
-	slot   int
+	slot   slotNumber
 	wait   bool
 }
 
+// slotNumber is the value of --slot.
+type slotNumber struct {
+	n     int
+	given bool
+}
+
+// Set implements pflag.Value.
+func (s *slotNumber) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 8) // bMaxSlotIndex has 8 bits
+	if err != nil {
+		return fmt.Errorf("%q is no slot's number; they count from 0", text)
+	}
+	s.n, s.given = int(n), true
+	return nil
+}
+
+func (*slotNumber) String() string { return "" }
+
+// Type implements pflag.Value.
+func (*slotNumber) Type() string { return "" }
+
 func (s *slotFlags) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&s.reader, "reader", "r", "", "the `READER`: its number in the list, port path, VID:PID, or part of its name (needless where there is one)")
-	flags.IntVar(&s.slot, "slot", -1, "the slot's number `N` (default: the first with a card)")
-	flags.Lookup("slot").DefValue = "0" // what pflag takes for no default worth printing
+	flags.Var(&s.slot, "slot", "the slot's number `N` (default: the first with a card)")
 	flags.BoolVar(&s.wait, "wait", false, "wait for a card, at most for --timeout")
 }
 
@@ -340,10 +368,10 @@ func (p *program) withSlot(ctx context.Context, flags slotFlags, f func(*host.Sl
 // slotWithCard returns the slot that the flags mean, once there is a card in it.
 func (p *program) slotWithCard(ctx context.Context, r *host.Reader, flags slotFlags) (*host.Slot, error) {
 	slots := r.Slots()
-	if flags.slot >= 0 {
-		slot := r.Slot(flags.slot)
+	if flags.slot.given {
+		slot := r.Slot(flags.slot.n)
 		if slot == nil {
-			return nil, usage("", "--slot %d: %s has slots 0 to %d", flags.slot, r.Name(), len(slots)-1)
+			return nil, usage("", "--slot %d: %s", flags.slot.n, slotsText(r.Name(), len(slots)))
 		}
 		slots = []*host.Slot{slot}
 	}
@@ -359,7 +387,15 @@ func (p *program) slotWithCard(ctx context.Context, r *host.Reader, flags slotFl
 			advice: []string{"Insert one, contacts first, or lay it on the reader; --wait waits for it."},
 		}
 	}
-	return p.waitForCard(ctx, slots)
+	return p.waitForCard(ctx, r.Name(), slots)
+}
+
+// slotsText says which slots a reader has.
+func slotsText(reader string, n int) string {
+	if n == 1 {
+		return reader + " has slot 0 only"
+	}
+	return fmt.Sprintf("%s has slots 0 to %d", reader, n-1)
 }
 
 func (p *program) present(ctx context.Context, slot *host.Slot) (present bool, err error) {
@@ -372,8 +408,8 @@ func (p *program) present(ctx context.Context, slot *host.Slot) (present bool, e
 }
 
 // waitForCard waits until one of the slots has a card.
-func (p *program) waitForCard(ctx context.Context, slots []*host.Slot) (*host.Slot, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.opts.timeout)
+func (p *program) waitForCard(whole context.Context, reader string, slots []*host.Slot) (*host.Slot, error) {
+	ctx, cancel := context.WithTimeout(whole, p.opts.timeout)
 	defer cancel()
 	type result struct {
 		slot *host.Slot
@@ -384,14 +420,21 @@ func (p *program) waitForCard(ctx context.Context, slots []*host.Slot) (*host.Sl
 		go func() { results <- result{slot, untilPresent(ctx, slot)} }()
 	}
 	first := <-results
+	late := ctx.Err() != nil && whole.Err() == nil
 	cancel()
 	for range slots[1:] {
 		<-results
 	}
-	if first.err != nil {
-		return nil, fmt.Errorf("waited for a card: %w", first.err)
+	switch {
+	case first.err == nil:
+		return first.slot, nil
+	case late:
+		return nil, &problem{
+			code: exitTimedOut, err: fmt.Errorf("%s: no card within %v", reader, p.opts.timeout),
+			advice: []string{"--timeout says how long to wait."},
+		}
 	}
-	return first.slot, nil
+	return nil, fmt.Errorf("waited for a card: %w", first.err)
 }
 
 func untilPresent(ctx context.Context, slot *host.Slot) error {

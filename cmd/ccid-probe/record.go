@@ -84,40 +84,62 @@ func (p *program) record(ctx context.Context, f recordFlags, args []string) erro
 		return started{fmt.Errorf("the recording is not whole: %w", ended)}
 	case ended != nil:
 		fmt.Fprintf(p.stderr, "ccid-probe: the recording is not whole: %v\n", ended)
-	case r.file != nil:
+	case r.size > 0:
 		fmt.Fprintf(p.stderr, "ccid-probe: recorded %s, %d bytes. See it: ccid-probe explain %s\n", visible(f.file), r.size, visible(quoted(f.file)))
+	case r.file != nil || err == nil:
+		fmt.Fprintf(p.stderr, "ccid-probe: nothing was recorded, and %s is not written: no reader was used\n", visible(f.file))
 	}
 	return err
 }
 
 // recording is a file in the making. It is begun when the readers are looked for, so that a mistake on the command line
-// leaves no file.
+// leaves no file; and what begins it is held back until there is a transfer, so that neither does a machine without a reader.
 type recording struct {
-	flags    recordFlags
-	file     *os.File
+	flags recordFlags
+	file  *os.File
+	// made: the file was not there before.
+	made     bool
+	head     []byte
 	size     int64
 	recorder *capture.Recorder
 }
 
 // Write implements io.Writer: each packet is one call, and goes to the file at once.
 func (r *recording) Write(b []byte) (int, error) {
+	if r.recorder == nil {
+		r.head = append(r.head, b...)
+		return len(b), nil
+	}
+	if r.size == 0 {
+		if err := r.writeHead(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := r.file.Write(b)
 	r.size += int64(n)
 	return n, err
 }
 
+func (r *recording) writeHead() error {
+	if err := empty(r.file); err != nil {
+		return err
+	}
+	n, err := r.file.Write(r.head)
+	r.size = int64(n)
+	return err
+}
+
 var _ io.Writer = (*recording)(nil)
 
 // begin makes the file and a recorder for the backend.
-func (r *recording) begin(backends []usbtransport.Backend) ([]usbtransport.Backend, error) {
+func (r *recording) begin(ctx context.Context, backends []usbtransport.Backend) ([]usbtransport.Backend, error) {
 	if len(backends) != 1 {
 		return nil, usage("Give one of --usb, --usbip and --virtual.", "a recording has the readers of one kind of USB, not of %d", len(backends))
 	}
-	file, err := create(r.flags.file, r.flags.force)
-	if err != nil {
+	var err error
+	if r.file, r.made, err = create(ctx, r.flags.file, r.flags.force); err != nil {
 		return nil, err
 	}
-	r.file = file
 	r.recorder, err = capture.NewRecorder(backends[0], r, capture.Options{IncludeSecrets: r.flags.includeSecrets})
 	if err != nil {
 		return nil, err
@@ -125,7 +147,7 @@ func (r *recording) begin(backends []usbtransport.Backend) ([]usbtransport.Backe
 	return []usbtransport.Backend{r.recorder}, nil
 }
 
-// close ends the file. The error is what keeps the recording from being whole.
+// close ends the file, and takes away one that nothing came into. The error is what keeps the recording from being whole.
 func (r *recording) close() error {
 	if r.file == nil {
 		return nil
@@ -134,7 +156,18 @@ func (r *recording) close() error {
 	if r.recorder != nil {
 		early = r.recorder.Err()
 	}
-	return errors.Join(early, r.file.Sync(), r.file.Close())
+	if early == nil && r.size == 0 {
+		return errors.Join(r.file.Close(), r.discard())
+	}
+	return errors.Join(early, flush(r.file), r.file.Close())
+}
+
+// discard removes the file, unless it was there before: then it is as it was.
+func (r *recording) discard() error {
+	if !r.made {
+		return nil
+	}
+	return os.Remove(r.flags.file)
 }
 
 // note says which APDU the next transfers are about; a nil recording says it to nobody.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,12 +47,18 @@ Where driver and recording part, the packet and the field are told, and the exit
 // paces are the values of --speed.
 var paces = map[string]capture.Pace{"recorded": capture.AsRecorded, "max": capture.AtOnce}
 
+// patiences are how long the driver waits for an answer that does not come, by the values of --speed. What the recording has
+// comes at once at full speed, so there is nothing to wait for; else the driver waits as long as for a reader.
+var patiences = map[string]time.Duration{"max": 2 * time.Second}
+
 // replayed is the JSON of a replay.
 type replayed struct {
 	File string `json:"file"`
 	// OK: driver and recording agree.
-	OK    bool         `json:"ok"`
-	Steps []rerun.Done `json:"steps"`
+	OK bool `json:"ok"`
+	// Truncated: the recording ends in the middle of a packet.
+	Truncated bool         `json:"truncated"`
+	Steps     []rerun.Done `json:"steps"`
 	*replayResult
 }
 
@@ -64,11 +71,14 @@ type replayResult struct {
 }
 
 func (p *program) replay(ctx context.Context, f replayFlags, name string) error {
+	if err := p.withoutReaders("replay"); err != nil {
+		return err
+	}
 	pace, ok := paces[f.speed]
 	if !ok {
 		return usage("There are recorded and max.", "--speed: %q is none", f.speed)
 	}
-	c, err := readCapture(name)
+	c, err := readCapture(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -78,7 +88,7 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 	}
 	steps := []rerun.Done{}
 	result, err := rerun.Run(ctx, c, rerun.Options{
-		Strict: !f.lenient, Pace: pace, Step: p.step,
+		Strict: !f.lenient, Pace: pace, Patience: patiences[f.speed], Step: p.step,
 		Host: host.Options{Logger: p.log, Quirks: table, Limits: host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout}},
 		Report: func(d rerun.Done) {
 			steps = append(steps, d)
@@ -92,17 +102,17 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 	}
 	if p.opts.json {
 		list := &replayResult{result.Different, result.Divergences, result.Unused, result.Skipped}
-		if err := p.out.document(replayed{File: name, OK: result.Good(), Steps: steps, replayResult: list}); err != nil {
+		if err := p.out.document(replayed{File: name, OK: result.Good(), Truncated: c.Truncated, Steps: steps, replayResult: list}); err != nil {
 			return err
 		}
 	} else {
-		p.printReplay(result)
+		p.printReplay(result, c.Truncated)
 	}
 	if result.Good() {
 		return nil
 	}
 	problem := &problem{code: exitFailure, err: errors.New("driver and recording part: " + firstDifference(result))}
-	if !f.lenient && !result.Tokens {
+	if !f.lenient {
 		problem.advice = []string{"--lenient lets commands differ in what makes no difference to the reader."}
 	}
 	return problem
@@ -112,9 +122,6 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 func replayProblem(name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
-	}
-	if errors.Is(err, rerun.ErrToken) {
-		return usage("Without --lenient they can.", "%s: %w", visible(name), err)
 	}
 	return &problem{code: exitNoReader, err: fmt.Errorf("%s: %w", visible(name), err), advice: []string{
 		"A capture can be replayed that begins before the reader is plugged in: its descriptors are needed.",
@@ -147,8 +154,11 @@ func (p *program) printStep(d rerun.Done) {
 	p.out.printf("#%-5d slot %d  %s: %s%s\n", d.Packet, d.Slot, visible(d.What), mark, visible(d.Result))
 }
 
-func (p *program) printReplay(r *rerun.Result) {
+func (p *program) printReplay(r *rerun.Result, truncated bool) {
 	const shown = 10
+	if truncated {
+		p.out.printf("The file ends in the middle of a packet: the rest of the recording is missing.\n")
+	}
 	p.out.printf("%s", count(r.Steps, "step"))
 	if r.Good() {
 		p.out.printf(", driver and recording agree")

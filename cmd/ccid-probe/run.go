@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/advice"
 	"github.com/goccid/goccid/usbtransport"
@@ -112,7 +114,7 @@ Without a command it lists the readers and says what to do next.
 	flags.BoolVar(&p.opts.json, "json", false, "write JSON for programs")
 	flags.StringVar(&p.opts.usb, "usb", "", "use real readers through `BACKEND`: usbfs or libusb (default usbfs; none with --virtual or --usbip)")
 	flags.StringArrayVar(&p.opts.usbip, "usbip", nil, "use the readers that a USB/IP server exports, all or that with a bus ID; repeatable.\n`SERVER`: HOST[:PORT][/BUSID], as 192.0.2.7:3240/1-1.2")
-	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: level character|tpdu|short|extended,\ncard t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT")
+	flags.StringArrayVar(&p.opts.virtual, "virtual", nil, "use a virtual reader, as \"reader=gemalto-pc-twin,level=tpdu,slots=1,card=t1\"; repeatable.\n`SPEC`: reader NAME (ccid-probe virtual --list-models),\nlevel character|tpdu|short|extended, slots 1..8, card t0|t1|none|vpcd:HOST:PORT|vpcd-listen:PORT,\nname and serial TEXT, features, message and busy N, pinpad yes|no|verify, keys KEYS")
 	flags.DurationVar(&p.opts.timeout, "timeout", defaultTimeout, "longest wait for one step: opening a reader, powering a card, one APDU")
 	flags.StringVar(&p.opts.logLevel, "log-level", "warning", "write log messages of this `LEVEL` and above to standard error:\nerror, warning, info, debug, trace (frames, PINs hidden)")
 	flags.CountVarP(&p.opts.verbose, "verbose", "v", "one log level more; repeatable")
@@ -120,10 +122,56 @@ Without a command it lists the readers and says what to do next.
 	root.AddCommand(p.listCommand(), p.describeCommand(), p.atrCommand(), p.apduCommand(), p.demoCommand(), p.virtualCommand(),
 		p.recordCommand(), p.replayCommand(), p.explainCommand())
 	// -h anywhere shows usage; an unknown flag does not, the message says it all.
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "%w", err)
-	})
+	root.SetFlagErrorFunc(flagProblem)
+	root.SetHelpCommand(helpCommand())
 	return root
+}
+
+// helpCommand is cobra's, but that it fails for a command that there is not.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about a command",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("Commands are listed by: ccid-probe --help", "help: there is no command %q", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// flagProblem says in our words what is wrong with a flag.
+func flagProblem(c *cobra.Command, err error) error {
+	advice := fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath())
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return usage(advice, "%w", err)
+	}
+	name, value := invalid.GetFlag().Name, invalid.GetValue()
+	switch invalid.GetFlag().Value.Type() {
+	case "bool":
+		return usage(advice, "--%s: %q: true and false are possible", name, value)
+	case "count":
+		return usage(advice, "--%s: %q is no number", name, value)
+	case "duration":
+		return usage(advice, "--%s: %q is no time; give one like 30s", name, value)
+	}
+	return usage(advice, "--%s: %w", name, invalid.Unwrap())
+}
+
+// checkEmpty refuses flags that have to say something but don't. --reader is not among them: that is any reader, for scripts
+// that have it in a variable.
+func checkEmpty(c *cobra.Command) error {
+	var err error
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && f.Name != "reader" && f.Name != "quirks-dir" {
+			err = usage(fmt.Sprintf("Flags are listed by: %s --help", c.CommandPath()), "--%s is empty", f.Name)
+		}
+	})
+	return err
 }
 
 // version is the module's version, as the build recorded it.
@@ -154,7 +202,10 @@ func (p *program) action(f func(ctx context.Context, args []string) error) func(
 }
 
 // checkOptions looks at the flags that every command has, before any command runs.
-func (p *program) checkOptions(*cobra.Command, []string) error {
+func (p *program) checkOptions(c *cobra.Command, _ []string) error {
+	if err := checkEmpty(c); err != nil {
+		return err
+	}
 	level, err := logrus.ParseLevel(p.opts.logLevel)
 	if err != nil {
 		return usage("Levels are error, warning, info, debug and trace.", "--log-level: %q is no level", p.opts.logLevel)

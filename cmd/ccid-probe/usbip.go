@@ -29,9 +29,9 @@ func (o options) elsewhereFlags() string {
 
 // openUSBIP makes a client of a server, given as HOST[:PORT][/BUSID].
 func (p *program) openUSBIP(server string) (usbtransport.Backend, error) {
-	address, busID, restricted := strings.Cut(server, "/")
-	if strings.Trim(address, "[]:") == "" || restricted && busID == "" {
-		return nil, usage("As in: --usbip 192.0.2.7:3240, or --usbip 192.0.2.7/1-1.2 for the device with that bus ID", "--usbip %q: HOST[:PORT][/BUSID] is needed", server)
+	address, busID, err := usbip.ParseTarget(server)
+	if err != nil {
+		return nil, usage("As in: --usbip 192.0.2.7:3240, or --usbip 192.0.2.7/1-1.2 for the device with that bus ID", "--usbip: %w", err)
 	}
 	return usbip.New(usbip.Options{Address: address, BusID: busID, Logger: p.log}), nil
 }

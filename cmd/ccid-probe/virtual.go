@@ -14,6 +14,8 @@ const virtualName = "virtual"
 type virtualReaders struct {
 	bus      *virtual.Bus
 	stations []*virtual.Station
+	// names are those of the models as they were given.
+	names []string
 }
 
 // plugVirtual makes the readers and plugs them in, in the order of the flags.
@@ -37,7 +39,7 @@ func (p *program) plug(ctx context.Context, v *virtualReaders, text string) erro
 		if err != nil {
 			return err
 		}
-		v.stations = append(v.stations, station)
+		v.stations, v.names = append(v.stations, station), append(v.names, spec.Name())
 		_, err = v.bus.Plug(station)
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -65,12 +66,14 @@ type program struct {
 
 // run does what args say, and returns the exit code.
 func run(ctx context.Context, env environment, args []string) int {
+	out := &output{w: env.stdout}
+	env.stdout = out
 	p := &program{environment: env, args: args}
 	root := p.rootCommand()
 	root.SetArgs(args)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
+	if err := out.result(root.ExecuteContext(ctx)); err != nil {
 		return p.report(err)
 	}
 	return p.code
@@ -139,7 +142,24 @@ func (p *program) rootCommand() *cobra.Command {
 	bindSettings(root.Flags(), &forHelp)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return p.flagError(root, err) })
 	root.AddCommand(p.statusCommand())
+	root.SetHelpCommand(helpCommand())
 	return root
+}
+
+// helpCommand is cobra's, but that it fails for a command that there is not.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about a command",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("help: there is no command %q; goccidd --help lists them", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 func noArguments(_ *cobra.Command, args []string) error {
@@ -154,6 +174,10 @@ func noArguments(_ *cobra.Command, args []string) error {
 
 // flagError adds what there is to an error about what there is not.
 func (p *program) flagError(root *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && errors.Is(err, strconv.ErrSyntax) && invalid.GetFlag().Value.Type() == "bool" {
+		return usage("--%s: %q: true and false are possible", invalid.GetFlag().Name, invalid.GetValue())
+	}
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
 		return &usageError{err}
@@ -233,6 +257,9 @@ func (p *program) loadFile(file string, s *settings) error {
 func (p *program) load() (settings, error) {
 	s := defaults()
 	s.Readers.Extension = p.getenv("PCSCLITE_FILTER_EXTEND_READER_NAMES")
+	if names := p.getenv("PCSCLITE_FILTER_IGNORE_READER_NAMES"); names != "" {
+		s.Readers.Ignored = strings.Split(names, ":")
+	}
 	if err := p.loadFile(p.cli.config, &s); err != nil {
 		return s, err
 	}

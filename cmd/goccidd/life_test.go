@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -203,6 +204,66 @@ func TestReadersComeAndGoInOneContext(t *testing.T) {
 		h.bench(t, "plug")
 		eventually(t, "the reader is back", func() bool { return len(names(t, c)) == 1 })
 	}
+}
+
+// TestReadersStandByTheirNumbersAlsoWhenTheyComeBack: the second of these models is open before the first.
+func TestReadersStandByTheirNumbersAlsoWhenTheyComeBack(t *testing.T) {
+	h := newHome(t)
+	h.start(t, "--virtual", "reader=scr3310,card=none", "--virtual", oneCard, "--virtual-control", h.path("bench"))
+	c := h.client(t)
+	both := names(t, c)
+	require.Len(t, both, 2)
+	require.True(t, strings.HasSuffix(both[0], "SCR 3310 00 00"), both[0])
+	require.Equal(t, "Gemalto PC Twin Reader 01 00", both[1])
+	h.bench(t, "@0 unplug")
+	eventually(t, "the first is gone", func() bool { return slices.Equal(names(t, c), both[1:]) })
+	h.bench(t, "@0 plug")
+	eventually(t, "the first is back", func() bool { return len(names(t, c)) == 2 })
+	require.Equal(t, both, names(t, c))
+}
+
+// TestConnectThatMeetsALimitIsLogged: the client only learns of an error that says little.
+func TestConnectThatMeetsALimitIsLogged(t *testing.T) {
+	const reader = "Gemalto PC Twin Reader 00 00"
+	tests := map[string]struct {
+		args []string
+		code wire.Code
+		line string
+	}{
+		"of the client":                         {[]string{"-s", "2"}, wire.ErrNoMemory, "too many handles of the client"},
+		"on the reader":                         {[]string{"-r", "2"}, wire.ErrInternalError, "too many handles on the reader"},
+		"on the reader, as many as connections": {[]string{"-t", "2"}, wire.ErrInternalError, "too many handles on the reader"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHome(t)
+			d := h.start(t, append([]string{"--virtual", oneCard}, tt.args...)...)
+			c := h.client(t)
+			for range 2 {
+				_, err := c.Connect(reader, wire.Shared, wire.ProtocolAny)
+				require.NoError(t, err)
+			}
+			require.NotContains(t, d.stderr.String(), "refused")
+			_, err := c.Connect(reader, wire.Shared, wire.ProtocolAny)
+			require.ErrorIs(t, err, tt.code)
+			d.stderr.waitFor(t, tt.line+": connect to "+reader+" refused")
+		})
+	}
+}
+
+// TestReadersAreLeftAloneForTheirNames also at the start, which does not wait for them.
+func TestReadersAreLeftAloneForTheirNames(t *testing.T) {
+	h := newHome(t)
+	config := h.file(t, "goccidd.toml", "[readers]\nignore-names = [\"SCR 3310\"]\n")
+	begin := time.Now()
+	d := h.start(t, "--config", config, "--virtual", "reader=scr3310,card=none", "--virtual", oneCard)
+	require.Less(t, time.Since(begin), settleTime)
+	require.Equal(t, []string{"Gemalto PC Twin Reader 00 00"}, names(t, h.client(t)))
+	require.Equal(t, 1, strings.Count(d.stderr.String(), "is not used: left alone for its name, SCM Microsystems Inc. SCR 3310"), d.stderr.String())
+	require.NotContains(t, d.stderr.String(), "level=warning")
+	_, status, _ := call(t, nil, "status", "--socket", h.socket())
+	require.Contains(t, status, "1 reader")
+	require.NotContains(t, status, "can't be used")
 }
 
 func TestRemovalOfAReaderIsOneLine(t *testing.T) {

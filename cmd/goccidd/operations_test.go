@@ -339,6 +339,39 @@ func TestUnusableReadersAreInTheStatus(t *testing.T) {
 	require.Empty(t, r.problems())
 }
 
+func TestHelpForACommandThatThereIsNotFails(t *testing.T) {
+	code, stdout, stderr := call(t, nil, "help", "foo")
+	require.Equal(t, exitUsage, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, `there is no command "foo"`)
+	code, stdout, _ = call(t, nil, "help", "status")
+	require.Equal(t, exitOK, code)
+	require.Contains(t, stdout, "goccidd status")
+}
+
+// failing is an output that takes nothing.
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestOutputThatIsNotWrittenIsAFailureUnlessNobodyReadsIt(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"--help"}, {"help"}} {
+		for _, tt := range []struct {
+			err  error
+			code int
+			want string
+		}{
+			{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}, exitOK, ""},
+			{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.ENOSPC}, exitFailure, "goccidd: can't write the output: write /dev/stdout: no space left on device\n"},
+		} {
+			var errOut bytes.Buffer
+			code := run(t.Context(), environment{stdout: failing{tt.err}, stderr: &errOut, getenv: func(string) string { return "" }}, args)
+			require.Equal(t, tt.code, code, args)
+			require.Equal(t, tt.want, errOut.String())
+		}
+	}
+}
+
 func TestHelpGoesToStandardOutput(t *testing.T) {
 	text, err := newHome(t).command("--help").Output()
 	require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,7 +68,7 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 		Backend: r.backend,
 		Reader: host.Options{
 			Logger: log, Quirks: table, NoSerial: !s.SerialName, NoInterfaceName: !s.InterfaceName, NameExtension: s.Extension,
-			Speeds: &host.SpeedMemory{},
+			Ignore: s.ignores, Speeds: &host.SpeedMemory{},
 		},
 		Policy: ifdhandler.Policy{Escape: func(*host.Reader, []byte) bool { return s.Escape }},
 	})
@@ -78,6 +79,11 @@ func openReaders(ctx context.Context, s readerSettings, log logrus.FieldLogger) 
 	// Readers are closed before what they are reached through.
 	r.closers = slices.Insert(r.closers, 0, r.hotplug.Close)
 	return r, nil
+}
+
+// ignores tells whether a reader is left alone for its name: it has one of the texts of the setting in it.
+func (s readerSettings) ignores(name string) bool {
+	return slices.ContainsFunc(s.Ignored, func(part string) bool { return part != "" && strings.Contains(name, part) })
 }
 
 // loadQuirks reads the files in a folder, which has to be there unless it is the default one.
@@ -142,7 +148,7 @@ func openUSB(name string, log logrus.FieldLogger) (usbtransport.Backend, error) 
 	return backend, nil
 }
 
-// plug starts a virtual reader. Its name at the bench is that of its model.
+// plug starts a virtual reader. Its name at the bench is that of its model, as it was given.
 func (r *readers) plug(ctx context.Context, text string) error {
 	spec, err := virtual.ParseSpec(text)
 	if err != nil {
@@ -155,7 +161,7 @@ func (r *readers) plug(ctx context.Context, text string) error {
 		return err
 	}
 	r.closers = append(r.closers, station.Close)
-	_, err = r.bench.Add(station.Model().Name, station)
+	_, err = r.bench.Add(spec.Name(), station)
 	return err
 }
 
@@ -181,16 +187,20 @@ func (r *readers) follow(ctx context.Context, m *pcscd.Manager) {
 				}
 			}
 		case ifdhandler.ReaderUnusable:
+			if errors.Is(e.Err, host.ErrIgnored) {
+				r.log.Infof("reader %s is not used: %v", e.Device, e.Err)
+				continue
+			}
 			r.log.Warnf("reader %s can't be used: %v", e.Device, e.Err)
 		}
 	}
 }
 
-// note keeps the list of what is unusable.
+// note keeps the list of what is unusable. That a reader is left alone as the user wishes is nothing that is wrong.
 func (r *readers) note(e ifdhandler.ReaderEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.Kind == ifdhandler.ReaderUnusable {
+	if e.Kind == ifdhandler.ReaderUnusable && !errors.Is(e.Err, host.ErrIgnored) {
 		r.unusable[e.Device] = unusableReader{Device: e.Device, Reason: e.Err.Error(), Since: time.Now()}
 		return
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,8 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	s := d.settings
 	d.manager = pcscd.NewManager(pcscd.Options{
 		Driver: d.log.driver(d.readers.handler), Logger: d.log, PowerOffGrace: powerOffGrace(s.Readers.PowerOff),
-		MaxHandles: s.Limits.HandlesPerClient.n, MaxReaderHandles: s.Limits.HandlesPerReader.n,
+		// All clients may share a card, unless there is a limit of its own.
+		MaxHandles: s.Limits.HandlesPerClient.n, MaxReaderHandles: cmp.Or(s.Limits.HandlesPerReader.n, s.Limits.Connections.n),
 	})
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
 		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Logger: d.log,

@@ -49,6 +49,7 @@ type readerSettings struct {
 	SerialName    bool          `toml:"serial-in-name"`
 	InterfaceName bool          `toml:"interface-in-name"`
 	Extension     string        `toml:"name-extension"`
+	Ignored       []string      `toml:"ignore-names"`
 	QuirksDir     string        `toml:"quirks-dir"`
 	PowerOff      duration      `toml:"power-off-after"`
 	Escape        bool          `toml:"allow-escape"`

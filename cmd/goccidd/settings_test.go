@@ -225,6 +225,12 @@ func TestAConfigurationFileThatWasAskedForMustBeThere(t *testing.T) {
 	require.Contains(t, stderr, "no such file")
 }
 
+func TestAnOptionThatIsNeitherTrueNorFalseIsTold(t *testing.T) {
+	code, _, stderr := call(t, nil, "--foreground=maybe")
+	require.Equal(t, exitUsage, code)
+	require.Equal(t, "goccidd: --foreground: \"maybe\": true and false are possible\n", stderr)
+}
+
 func TestUnknownOptionsAreToldWhatThereIs(t *testing.T) {
 	code, stdout, stderr := call(t, nil, "--no-such-option")
 	require.Equal(t, exitUsage, code)
@@ -251,14 +257,19 @@ func TestVersionSaysWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestNameExtensionComesFromPCSCDsVariable(t *testing.T) {
+func TestNamesAreMadeAndIgnoredByPCSCDsVariables(t *testing.T) {
 	p := &program{environment: environment{getenv: func(name string) string {
-		return map[string]string{"PCSCLITE_FILTER_EXTEND_READER_NAMES": " (lab)"}[name]
+		return map[string]string{"PCSCLITE_FILTER_EXTEND_READER_NAMES": " (lab)", "PCSCLITE_FILTER_IGNORE_READER_NAMES": "Yubi Key:(1):"}[name]
 	}}}
 	p.cli.config = t.TempDir()
 	s, err := p.load()
 	require.NoError(t, err)
 	require.Equal(t, " (lab)", s.Readers.Extension)
+	for name, want := range map[string]bool{
+		"A Yubi Key 4": true, "Other (1)": true, "Other (11)": false, "Yubi": false, "yubi key": false, "": false,
+	} {
+		require.Equal(t, want, s.Readers.ignores(name), name)
+	}
 }
 
 // TestExampleFileSaysTheDefaults reads the file that is installed, with its settings as they are, commented out, and not.
@@ -273,6 +284,7 @@ func TestExampleFileSaysTheDefaults(t *testing.T) {
 	s, err = loaded(t, setting.ReplaceAllString(string(example), "$1"))
 	require.NoError(t, err)
 	want := defaults()
+	want.Readers.Ignored = []string{}
 	want.Readers.USBIP, want.Readers.Virtual, want.Access.Users, want.Access.Groups = []target{}, []virtualSpec{}, []string{}, []string{}
 	want.PIDFile, want.Status.Socket = want.pidFile(), want.statusSocket()
 	s.Limits = want.Limits // whose defaults are the server's

@@ -171,7 +171,7 @@ func reference(t testing.TB, args ...string) *daemon {
 	need(t, "pcscd", "/usr/sbin/pcscd")
 	need(t, "util-linux", "unshare")
 	if os.Geteuid() != 0 {
-		t.Skip("pcscd's socket has a fixed path; only root can give it another folder there")
+		t.Skip("pcscd's socket has a fixed path; only root can give it another folder there: not tried")
 	}
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o755))

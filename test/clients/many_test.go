@@ -17,8 +17,7 @@ import (
 // stops at 200 connections.
 func TestManyClients(t *testing.T) {
 	program := compile(t, "many.c")
-	// More handles on one reader than pcscd's limit.
-	d := goccidd(t, "--virtual", usual, "--max-card-handle-per-reader", "400")
+	d := goccidd(t, "--virtual", usual)
 	var sizes []int
 	for range 4 {
 		assert.Contains(t, d.run(t, program, "300"), "300 of 300 clients")

@@ -25,6 +25,8 @@ import (
 //     recorded, where they were, and else as a plain reader does. A PC_to_RDR_Escape that was not recorded is refused.
 //   - Class requests are answered as recorded; ABORT is taken, and others stall.
 //   - Notifications come when no power-on, XfrBlock or Secure is left before them.
+//   - Tokens of ICCD, which have no bulk endpoints, get their requests answered as recorded: what the host sends finds its place by the
+//     same bytes, and what it asks for is answered as it was there, as often as it asks.
 //
 // Answers are paired with commands by bSeq, so a recording in which the host lost step with the reader is played as the
 // reader meant it. Transfers that failed are passed over, and the device is never removed. PINs that are hidden in the recording are hidden in what the host sends before it is compared.
@@ -41,6 +43,9 @@ func (Lenient) script(r recording) script {
 		if e.In() && e.Type == usbtransport.TransferBulk && s.in == 0 {
 			s.in = e.Address
 		}
+	}
+	if s.in == 0 {
+		return newTokenScript(s.requests, r.redacted)
 	}
 	s.tpdu = exchangeLevel(r.descriptor) < ccid.LevelShortAPDU
 	s.steps = lenientSteps(timeline(r.transfers), s.in)

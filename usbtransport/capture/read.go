@@ -75,8 +75,11 @@ func Read(r io.Reader) (*Capture, error) {
 	limited := &io.LimitedReader{R: r, N: MaxFile + 1}
 	failure := &failureReader{r: limited}
 	source, order, err := open(bufio.NewReader(failure))
-	if err != nil {
-		return nil, errors.Join(failure.err, err)
+	switch {
+	case failure.err != nil:
+		return nil, failure.err
+	case err != nil:
+		return nil, err
 	}
 	c := &Capture{Comment: source.comment()}
 	c.Redacted = strings.Contains(c.Comment, redactedMark)

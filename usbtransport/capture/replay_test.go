@@ -120,6 +120,15 @@ func replaySelf(t *testing.T, replay *capture.Replay, f host.Function, transfers
 	for _, x := range transfers {
 		switch {
 		case !x.Ended() || x.Err != nil:
+		case x.Type == usbtransport.TransferControl && x.HasSetup && x.Setup.RequestType == ccid.RequestTypeOut:
+			_, err := i.Control(ctx, x.Setup, x.Data)
+			require.NoError(t, err, "packet %d", x.Submitted)
+		case x.Type == usbtransport.TransferControl && x.HasSetup && x.Setup.RequestType == ccid.RequestTypeIn:
+			buf := make([]byte, max(0, x.Requested))
+			n, err := i.Control(ctx, x.Setup, buf)
+			require.NoError(t, err, "packet %d", x.Submitted)
+			require.Equal(t, string(x.Data), string(buf[:n]), "packet %d", x.Completed)
+		case f.Token():
 		case x.Endpoint == f.BulkOut.Address && x.Type == usbtransport.TransferBulk:
 			_, err := i.BulkOut(ctx, x.Endpoint, x.Data)
 			require.NoError(t, err)
@@ -129,9 +138,6 @@ func replaySelf(t *testing.T, replay *capture.Replay, f host.Function, transfers
 			n, err := i.BulkIn(ctx, x.Endpoint, buf)
 			require.NoError(t, err, "packet %d", x.Completed)
 			require.Equal(t, string(x.Data), string(buf[:n]), "packet %d", x.Completed)
-		case x.Type == usbtransport.TransferControl && x.HasSetup && x.Setup.RequestType&0x60 == 0x20:
-			_, err := i.Control(ctx, x.Setup, make([]byte, max(0, x.Requested)))
-			require.NoError(t, err, "packet %d", x.Submitted)
 		}
 	}
 }

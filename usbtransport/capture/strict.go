@@ -134,6 +134,10 @@ func (s *strictScript) out(endpoint uint8, data []byte) ([]delivery, error) {
 
 func (s *strictScript) control(setup usbtransport.Setup, data []byte) (int, []delivery, error) {
 	in := setup.RequestType&0x80 != 0
+	sent := data
+	if s.redacted && !in {
+		sent = s.hide.hideRequest(setup, data)
+	}
 	m, err := s.turn(func(t *Transfer) *Divergence {
 		if t.Type != usbtransport.TransferControl {
 			recorded := excerpt(s.hideRecorded.hide(t.Data), 0)
@@ -142,7 +146,7 @@ func (s *strictScript) control(setup usbtransport.Setup, data []byte) (int, []de
 		if field := setupDifference(setup, t.Setup); field != "" {
 			return &Divergence{Packet: t.Packet(), Field: field, Host: requestName(setup), Recording: requestName(t.Setup)}
 		}
-		if !in && !bytes.Equal(data, t.Data) {
+		if !in && !bytes.Equal(sent, t.Data) {
 			return &Divergence{
 				Packet: t.Packet(), Field: "data",
 				Host: fmt.Sprintf("%d bytes", len(data)), Recording: fmt.Sprintf("%d bytes", len(t.Data)),
@@ -156,6 +160,7 @@ func (s *strictScript) control(setup usbtransport.Setup, data []byte) (int, []de
 	n := len(data)
 	if in {
 		n = copy(data, m.transfer.Data)
+		s.hide.learnRequest(setup, m.transfer.Data)
 	}
 	if m.transfer.Err != nil {
 		n = 0

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"strings"
 
 	"github.com/goccid/goccid/usbtransport"
@@ -413,5 +415,13 @@ func ParseTarget(target string) (address, busID string, err error) {
 	if address == "" || strings.HasPrefix(address, ":") {
 		return "", "", fmt.Errorf("usbip: %q: HOST:PORT or HOST:PORT/BUSID is needed", target)
 	}
-	return withPort(address), busID, nil
+	address = withPort(address)
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return "", "", fmt.Errorf("usbip: %q: HOST:PORT or HOST:PORT/BUSID is needed", target)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", "", fmt.Errorf("usbip: %q: a port is a number from 1 to 65535", target)
+	}
+	return address, busID, nil
 }

@@ -216,7 +216,7 @@ func TestTargetsAreHostPortAndBusID(t *testing.T) {
 		assert.Equal(t, c.address, address)
 		assert.Equal(t, c.busID, busID)
 	}
-	for _, target := range []string{"", ":3240", "/1-1", "host/", "host/" + strings.Repeat("1", 32)} {
+	for _, target := range []string{"", ":3240", "/1-1", "host/", "host/" + strings.Repeat("1", 32), "host:0", "host:99999", "host:-1", "host:usbip", "host:", "[]:3240"} {
 		_, _, err := ParseTarget(target)
 		assert.Error(t, err, target)
 	}

@@ -53,7 +53,8 @@ func NewBench(bus *virtual.Bus) *Bench {
 	return b
 }
 
-// Add plugs a reader in, which can be told by its number, counted from 0, and its name. It stays the caller's to close.
+// Add plugs a reader in, which can be told by its number, counted from 0, its name, and the name of its model. It stays the caller's to
+// close.
 func (b *Bench) Add(name string, station *virtual.Station) (usbtransport.DeviceInfo, error) {
 	info, err := b.bus.Plug(station)
 	if err != nil {
@@ -131,20 +132,9 @@ func (b *Bench) find(key string) (*bay, error) {
 	if n, err := strconv.ParseUint(key, 10, 16); err == nil && int(n) < len(b.readers) {
 		return b.readers[n], nil
 	}
-	var like []*bay
-	for _, r := range b.readers {
-		if strings.Contains(strings.ToLower(r.name), strings.ToLower(key)) {
-			like = append(like, r)
-		}
-	}
-	var same []*bay
-	for _, r := range like {
-		if strings.EqualFold(r.name, key) {
-			same = append(same, r)
-		}
-	}
-	if len(same) > 0 {
-		like = same
+	like := b.named(func(name string) bool { return strings.EqualFold(name, key) })
+	if len(like) == 0 {
+		like = b.named(func(name string) bool { return strings.Contains(strings.ToLower(name), strings.ToLower(key)) })
 	}
 	switch len(like) {
 	case 0:
@@ -153,6 +143,17 @@ func (b *Bench) find(key string) (*bay, error) {
 		return like[0], nil
 	}
 	return nil, fmt.Errorf("%w %.40q is in the names of %d; list has their numbers", ErrAmbiguous, key, len(like))
+}
+
+// named returns the readers of which a name fits: the one with which they were added, or that of the model. It wants mu held.
+func (b *Bench) named(fits func(string) bool) []*bay {
+	var list []*bay
+	for _, r := range b.readers {
+		if fits(r.name) || fits(r.station.Model().Name) {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 func names(readers []*bay) string {
@@ -210,7 +211,7 @@ func violations(s *virtual.Station) string {
 	for _, v := range list {
 		fmt.Fprintf(&b, "%v\n", v)
 	}
-	fmt.Fprintf(&b, "%d violations", len(list))
+	b.WriteString(plural(len(list), "violation"))
 	return b.String()
 }
 
@@ -281,8 +282,15 @@ func (b *Bench) list() string {
 		}
 		text.WriteString("\n")
 	}
-	fmt.Fprintf(&text, "%d readers", len(readers))
+	text.WriteString(plural(len(readers), "reader"))
 	return text.String()
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func help() string {

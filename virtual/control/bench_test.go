@@ -18,7 +18,7 @@ import (
 	"github.com/goccid/goccid/virtual"
 )
 
-// newBench makes a bench with readers as virtual.ParseSpec has them, named after their models.
+// newBench makes a bench with readers as virtual.ParseSpec has them, named as they were given.
 func newBench(t *testing.T, specs ...string) (*Bench, *virtual.Bus) {
 	t.Helper()
 	bus := virtual.NewBus()
@@ -28,7 +28,7 @@ func newBench(t *testing.T, specs ...string) (*Bench, *virtual.Bus) {
 		require.NoError(t, err)
 		station, err := spec.Start(t.Context())
 		require.NoError(t, err)
-		_, err = b.Add(station.Model().Name, station)
+		_, err = b.Add(spec.Name(), station)
 		require.NoError(t, err)
 		t.Cleanup(func() {
 			bus.Unplug(station)
@@ -56,7 +56,7 @@ func TestCardsComeAndGoByCommand(t *testing.T) {
 	b, _ := newBench(t, "reader=scr3310,slots=2,card=none+t0")
 	dialogue(t, b, `> list
  0 scr3310, port 1-1, slot 0: none, slot 1: t0
-ok 1 readers
+ok 1 reader
 > insert t1
 ok slot 0 has t1
 > insert 0 t0
@@ -75,7 +75,7 @@ ok slot 1 has vpcd-listen:127.0.0.1:0
 ok slot 1 is empty
 > list
  0 scr3310, port 1-1, slot 0: t1, slot 1: none
-ok 1 readers
+ok 1 reader
 > quit
 ok bye
 `)
@@ -113,7 +113,27 @@ func TestAnEmptyBenchHasNoReader(t *testing.T) {
 	dialogue(t, b, "> plug\nerror no such reader\n> list\nok 0 readers\n")
 	answer, err := b.Answer(t.Context(), "  ")
 	require.NoError(t, err)
-	require.Empty(t, answer)
+	require.Equal(t, "ok\n", answer)
+}
+
+func TestReadersAreCalledAsTheyWereGiven(t *testing.T) {
+	b, _ := newBench(t, "reader=Gemalto PC Twin,card=none", "", "reader=scr3310,card=none")
+	dialogue(t, b, `> @gemalto insert t0
+error which reader? "gemalto" is in the names of 2; list has their numbers
+> @0 unplug
+ok unplugged
+> list
+ 0 gemalto-pc-twin, unplugged, slot 0: none
+ 1 gemalto-pc-twin, port 1-2, slot 0: t1
+ 2 scr3310, port 1-3, slot 0: none
+ok 3 readers
+`)
+	b, _ = newBench(t, "reader=gemalto-pc-twin,card=none", "reader=scr3310,card=none")
+	dialogue(t, b, `> @gemalto insert t0
+ok slot 0 has t0
+> @gempctwin remove
+ok slot 0 is empty
+`)
 }
 
 // open claims the interface of the reader in a port.
@@ -203,7 +223,7 @@ func TestViolationsAreTold(t *testing.T) {
 		_, err := ask(t, i, 7) // bSeq must change
 		require.NoError(t, err)
 	}
-	dialogue(t, b, "> violations\n slot 0 seq 7: bSeq was used by the command before: PC_to_RDR_GetSlotStatus\nok 1 violations\n")
+	dialogue(t, b, "> violations\n slot 0 seq 7: bSeq was used by the command before: PC_to_RDR_GetSlotStatus\nok 1 violation\n")
 }
 
 func TestKeysAreNeverRepeated(t *testing.T) {

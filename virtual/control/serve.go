@@ -20,10 +20,10 @@ const (
 )
 
 // Answer does what a line says and returns the answer to it, with a newline at the end. The error is ErrQuit or nil; what fails is an
-// answer. An empty line has none.
+// answer. An empty line asks for nothing: the answer is ok.
 func (b *Bench) Answer(ctx context.Context, line string) (string, error) {
 	if strings.TrimSpace(line) == "" {
-		return "", nil
+		return "ok\n", nil
 	}
 	r, err := Parse(line)
 	if err != nil {

@@ -269,6 +269,26 @@ static void connecting(SCARDCONTEXT context)
 	SAY("SCardDisconnect", SCardDisconnect(card, SCARD_LEAVE_CARD));
 }
 
+/* The protocols that clients of old asked for: any, in a bit of its own, and none. */
+static void old_protocols(SCARDCONTEXT context)
+{
+	const DWORD any = SCARD_PROTOCOL_T0 | SCARD_PROTOCOL_T1, any_old = 0x1000;
+	const SCARD_IO_REQUEST none_pci = { 0, sizeof none_pci }, any_old_pci = { any_old, sizeof any_old_pci };
+	SCARDHANDLE card = say_connect("SCardConnect shared", context, SCARD_SHARE_SHARED, any);
+	say_connect("SCardConnect of the old any beside a protocol", context, SCARD_SHARE_SHARED, any_old);
+	transmit("SCardTransmit of the old any", card, &any_old_pci, select_mf, sizeof select_mf);
+	transmit("SCardTransmit of no protocol beside one", card, &none_pci, select_mf, sizeof select_mf);
+	SAY("SCardDisconnect reset", SCardDisconnect(card, SCARD_RESET_CARD));
+	card = say_connect("SCardConnect of the old any", context, SCARD_SHARE_SHARED, any_old);
+	SAY("SCardDisconnect reset", SCardDisconnect(card, SCARD_RESET_CARD));
+	card = say_connect("SCardConnect direct after a reset", context, SCARD_SHARE_DIRECT, 0);
+	transmit("SCardTransmit of no protocol before there is one", card, &none_pci, select_mf, sizeof select_mf);
+	transmit("SCardTransmit of the old any before there is one", card, &any_old_pci, select_mf, sizeof select_mf);
+	transmit("SCardTransmit of T=0 before there is a protocol", card, SCARD_PCI_T0, select_mf, sizeof select_mf);
+	transmit("SCardTransmit of T=1 before there is a protocol", card, SCARD_PCI_T1, select_mf, sizeof select_mf);
+	SAY("SCardDisconnect", SCardDisconnect(card, SCARD_LEAVE_CARD));
+}
+
 static void reconnecting(SCARDCONTEXT context)
 {
 	const DWORD any = SCARD_PROTOCOL_T0 | SCARD_PROTOCOL_T1;
@@ -581,6 +601,7 @@ int main(void)
 	lists(context);
 	await_card(context);
 	connecting(context);
+	old_protocols(context);
 	reconnecting(context);
 	transmitting(context);
 	states(context);

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/goccid/goccid/apdu"
 	"github.com/goccid/goccid/ccid"
@@ -18,9 +19,6 @@ import (
 	"github.com/goccid/goccid/usbtransport/capture"
 )
 
-// ErrToken says that a capture is of an ICCD token, whose requests can be compared byte for byte only.
-var ErrToken = errors.New("ICCD tokens can't be replayed by the meaning of commands")
-
 // Options are how a capture is run again.
 type Options struct {
 	// Strict: the driver has to send the same messages in the same order, byte for byte. Otherwise those that mean the
@@ -28,6 +26,9 @@ type Options struct {
 	Strict bool
 	// Pace is that of the answers.
 	Pace capture.Pace
+	// Patience is how long an answer is waited for; 0 leaves that to the driver, which waits as long as for a reader: half a minute
+	// in places. A recording in which its host has waited in vain is not hurried, for the driver has to do so, too.
+	Patience time.Duration
 	// Host are the driver's options.
 	Host host.Options
 	// Step bounds one step of the driver.
@@ -60,8 +61,6 @@ type Result struct {
 	Unused []int `json:"unused"`
 	// Skipped are the packets of steps that can't be done again, because the capture has no answer to them.
 	Skipped []int `json:"skipped"`
-	// Tokens: there are ICCD tokens among the readers.
-	Tokens bool `json:"-"`
 }
 
 // Divergence is where host and recording part.
@@ -88,6 +87,9 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if waitedInVain(c) {
+		o.Patience = 0
+	}
 	r := &runner{options: o, replay: replay, result: &Result{Divergences: []Divergence{}, Unused: []int{}, Skipped: []int{}}}
 	steps := explain.Plan(c)
 	found := false
@@ -97,11 +99,7 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 			if f.Unusable != nil {
 				continue
 			}
-			if f.Token() && !o.Strict {
-				return nil, ErrToken
-			}
 			found = true
-			r.result.Tokens = r.result.Tokens || f.Token()
 			own := slices.DeleteFunc(slices.Clone(steps), func(s explain.Step) bool {
 				return s.Device != i || s.Interface != int(f.Interface.Number)
 			})
@@ -117,6 +115,14 @@ func Run(ctx context.Context, c *capture.Capture, o Options) (*Result, error) {
 	return r.result, nil
 }
 
+// waitedInVain reports whether the recorded host has given up on an answer.
+func waitedInVain(c *capture.Capture) bool {
+	return slices.ContainsFunc(c.Transfers, func(t capture.Transfer) bool {
+		gaveUp := errors.Is(t.Err, usbtransport.ErrTimedOut) || errors.Is(t.Err, usbtransport.ErrCancelled)
+		return gaveUp && t.In() && t.Type == usbtransport.TransferBulk && len(t.Data) == 0
+	})
+}
+
 type runner struct {
 	options Options
 	replay  *capture.Replay
@@ -128,7 +134,8 @@ type runner struct {
 // counter is the replay with the messages counted that a host sends to an interface.
 type counter struct {
 	*capture.Replay
-	sent atomic.Int64
+	patience time.Duration
+	sent     atomic.Int64
 }
 
 func (c *counter) Open(ctx context.Context, device usbtransport.DeviceInfo, number uint8) (usbtransport.Interface, error) {
@@ -151,6 +158,22 @@ func (c *counted) BulkOut(ctx context.Context, endpoint uint8, data []byte) (int
 	return c.Interface.BulkOut(ctx, endpoint, data)
 }
 
+var errNoAnswer = errors.New("the recording has no answer")
+
+// BulkIn waits for an answer as long as there is patience.
+func (c *counted) BulkIn(ctx context.Context, endpoint uint8, buf []byte) (int, error) {
+	if c.counter.patience == 0 {
+		return c.Interface.BulkIn(ctx, endpoint, buf)
+	}
+	short, cancel := context.WithTimeout(ctx, c.counter.patience)
+	defer cancel()
+	n, err := c.Interface.BulkIn(short, endpoint, buf)
+	if err != nil && short.Err() != nil && ctx.Err() == nil {
+		return n, &usbtransport.Error{Op: "bulk in", Endpoint: endpoint, Kind: usbtransport.ErrIO, Cause: errNoAnswer}
+	}
+	return n, err
+}
+
 func (c *counted) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
 	const kinds, recipients, toInterface = 0x60, 0x1F, 1
 	if setup.RequestType&kinds != 0 && setup.RequestType&recipients == toInterface {
@@ -164,7 +187,7 @@ func (r *runner) diverged() bool { return errors.Is(r.replay.Close(), capture.Er
 
 // reader runs the steps of one interface.
 func (r *runner) reader(ctx context.Context, f host.Function, steps []explain.Step) error {
-	r.counter = &counter{Replay: r.replay}
+	r.counter = &counter{Replay: r.replay, patience: r.options.Patience}
 	var reader *host.Reader
 	err := r.options.Step(ctx, func(ctx context.Context) (err error) {
 		reader, err = host.Open(ctx, r.counter, f.Device, f.Interface.Number, r.options.Host)
