@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -82,11 +83,12 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	if h.options.Backend == nil {
 		return nil, errNoBackend
 	}
-	awaited := usable(ctx, h.options.Backend)
 	monitor, err := host.NewMonitor(ctx, h.options.Backend, h.options.Reader)
 	if err != nil {
 		return nil, err
 	}
+	// The watch comes first: what it is told meanwhile, a backend need not be asked again.
+	awaited := usable(ctx, h.options.Backend)
 	p := &HotPlug{
 		handler: h, monitor: monitor, log: h.options.Reader.Logger, number: ^uint16(0), known: map[string]arrived{},
 		awaited: awaited, settled: make(chan struct{}),
@@ -99,9 +101,15 @@ func (h *Handler) HotPlug(ctx context.Context) (*HotPlug, error) {
 	return p, nil
 }
 
-// usable returns the readers that are there and look as if they could be used. What can't be listed is not waited for: whether
+// listTime bounds the question for the readers that are there at the start. The machine's own are listed in milliseconds, and those of
+// a near USB/IP server in some more; for one that is slow, or hostile, nobody waits.
+const listTime = 500 * time.Millisecond
+
+// usable returns the readers that are there and look as if they could be used. What can't be listed in time is not waited for: whether
 // it can be watched all the same, as a USB/IP server that is down, the watch knows.
 func usable(ctx context.Context, backend usbtransport.Backend) map[functionID]bool {
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
 	devices, _ := backend.Devices(ctx)
 	found := map[functionID]bool{}
 	for _, d := range devices {
@@ -229,7 +237,7 @@ func (p *HotPlug) removed(r *host.Reader) (ReaderEvent, bool) {
 }
 
 // Settled waits until an event has told of each reader that was there when the HotPlug was made, and the next one was asked
-// for. A reader that goes before it was opened is told of by none, so ctx should end the wait at some time; the error is
+// for; those that their backend could not list within half a second are not waited for. A reader that goes before it was opened is told of by none, so ctx should end the wait at some time; the error is
 // that of ctx. It may be called at any time, from any goroutine.
 func (p *HotPlug) Settled(ctx context.Context) error {
 	select {

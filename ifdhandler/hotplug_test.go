@@ -225,3 +225,35 @@ func TestHotPlugStartsWithoutABackendThatDoesNotAnswerYet(t *testing.T) {
 	p.plug(t, 1)
 	assert.Len(t, p.next(t, ifdhandler.ReaderArrived).Slots, 1)
 }
+
+// slow is a bus behind a server that does not answer, and can be watched all the same.
+type slow struct{ *virtual.Bus }
+
+func (slow) Devices(ctx context.Context) ([]usbtransport.DeviceInfo, error) {
+	<-ctx.Done()
+	return nil, &usbtransport.Error{Op: "enumerate", Kind: usbtransport.ContextKind(ctx)}
+}
+
+func TestHotPlugWaitsForNoBackendThatDoesNotAnswer(t *testing.T) {
+	near, far := virtual.NewBus(), virtual.NewBus()
+	handler := ifdhandler.New(ifdhandler.Options{Backend: usbtransport.Combine(slow{far}, near)})
+	p := &plugs{handler: handler, bus: near}
+	p.plug(t, 1)
+	start := time.Now()
+	var err error
+	p.HotPlug, err = handler.HotPlug(t.Context())
+	require.NoError(t, err)
+	assert.Less(t, time.Since(start), 2*time.Second)
+	t.Cleanup(func() {
+		require.NoError(t, p.Close())
+		require.NoError(t, near.Close())
+		require.NoError(t, far.Close())
+	})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, p.Settled(ended), "that of the backend that answers is waited for")
+	p.next(t, ifdhandler.ReaderArrived)
+	_, err = p.Next(ended)
+	require.ErrorIs(t, err, usbtransport.ErrCancelled)
+	require.NoError(t, p.Settled(t.Context()))
+}

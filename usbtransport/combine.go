@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,33 +41,41 @@ func (c *Combined) Name() string {
 // Devices implements Backend: the devices of all backends, by bus. When a backend fails, those of the others are returned
 // beside the error.
 func (c *Combined) Devices(ctx context.Context) ([]DeviceInfo, error) {
-	devices, failed := c.list(ctx)
-	errs := make([]error, 0, len(failed))
-	for _, i := range slices.Sorted(maps.Keys(failed)) {
-		errs = append(errs, failed[i])
-	}
-	return devices, errors.Join(errs...)
+	found := make([][]DeviceInfo, len(c.backends))
+	err := c.each(func(i int) (err error) {
+		found[i], err = c.list(ctx, i)
+		return err
+	})
+	devices := slices.Concat(found...)
+	slices.SortStableFunc(devices, func(x, y DeviceInfo) int { return cmp.Compare(x.Bus, y.Bus) })
+	return devices, err
 }
 
-// list asks all backends for their devices. The errors of those that fail stand under their index.
-func (c *Combined) list(ctx context.Context) (devices []DeviceInfo, failed map[int]error) {
-	failed = map[int]error{}
-	for i, b := range c.backends {
-		if ctx.Err() != nil {
-			failed[i] = &Error{Op: "enumerate", Kind: ContextKind(ctx)}
-			continue
-		}
-		found, err := b.Devices(ctx)
-		if err != nil {
-			failed[i] = err
-			continue
-		}
-		for _, d := range found {
-			devices = append(devices, outer(i, d))
-		}
+// list asks one backend for its devices.
+func (c *Combined) list(ctx context.Context, i int) ([]DeviceInfo, error) {
+	if ctx.Err() != nil {
+		return nil, &Error{Op: "enumerate", Kind: ContextKind(ctx)}
 	}
-	slices.SortStableFunc(devices, func(x, y DeviceInfo) int { return cmp.Compare(x.Bus, y.Bus) })
-	return devices, failed
+	found, err := c.backends[i].Devices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	devices := make([]DeviceInfo, len(found))
+	for k, d := range found {
+		devices[k] = outer(i, d)
+	}
+	return devices, nil
+}
+
+// each has f ask all backends, given by their index, side by side: one of them may be a server that does not answer.
+func (c *Combined) each(f func(i int) error) error {
+	errs := make([]error, len(c.backends))
+	var asked sync.WaitGroup
+	for i := range c.backends {
+		asked.Go(func() { errs[i] = f(i) })
+	}
+	asked.Wait()
+	return errors.Join(errs...)
 }
 
 // Open implements Backend.
@@ -111,7 +118,8 @@ func (c *Combined) Watch(ctx context.Context) (Watcher, error) {
 
 // Rescan asks all backends for their devices, for the case that a watch misses something, as in a container that gets
 // no events from the kernel. Watchers report the difference to what they have reported, and Changed for each device that is there,
-// so that what could not be opened is tried again. Nothing changes for the devices of a backend that fails.
+// so that what could not be opened is tried again; for each backend when it has answered. Nothing changes for the devices of a
+// backend that fails.
 func (c *Combined) Rescan(ctx context.Context) error {
 	c.mu.Lock()
 	watchers := make([]*combinedWatcher, 0, len(c.watchers))
@@ -122,15 +130,26 @@ func (c *Combined) Rescan(ctx context.Context) error {
 	var errs []error
 	for _, w := range watchers {
 		before := w.snapshot()
-		devices, failed := c.list(ctx)
-		before = slices.DeleteFunc(before, func(d DeviceInfo) bool {
-			i, _, _ := innerKey(d.Key)
-			return failed[i] != nil
-		})
-		w.found(before, devices)
-		errs = slices.AppendSeq(errs, maps.Values(failed))
+		errs = append(errs, c.each(func(i int) error {
+			devices, err := c.list(ctx, i)
+			if err == nil {
+				w.found(i, of(i, before), devices)
+			}
+			return err
+		}))
 	}
 	return errors.Join(errs...)
+}
+
+// of returns the devices of one backend.
+func of(backend int, devices []DeviceInfo) []DeviceInfo {
+	var list []DeviceInfo
+	for _, d := range devices {
+		if i, _, _ := innerKey(d.Key); i == backend {
+			list = append(list, d)
+		}
+	}
+	return list
 }
 
 // outer is a device of backend i as others see it.
@@ -297,15 +316,20 @@ func (w *combinedWatcher) snapshot() []DeviceInfo {
 	return list
 }
 
-// found takes the result of a rescan that began with a snapshot. A device that was known before and is not there now is gone.
-func (w *combinedWatcher) found(before, now []DeviceInfo) {
+// found takes what a rescan that began with a snapshot has found at one backend. A device that was known before and is not there now
+// is gone.
+func (w *combinedWatcher) found(backend int, before, now []DeviceInfo) {
 	present := map[string]bool{}
 	for _, d := range now {
 		present[d.Key] = true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.rescan = w.rescan[:0]
+	// What an earlier rescan has found there is old.
+	w.rescan = slices.DeleteFunc(w.rescan, func(e Event) bool {
+		i, _, _ := innerKey(e.Device.Key)
+		return i == backend
+	})
 	for _, d := range before {
 		if !present[d.Key] {
 			w.rescan = append(w.rescan, Event{Kind: Removed, Device: d})

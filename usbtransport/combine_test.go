@@ -3,6 +3,7 @@ package usbtransport_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -209,4 +210,45 @@ func TestOneBackendThatFailsLeavesTheOthersTheirDevices(t *testing.T) {
 	changed := next(t, w)
 	assert.Equal(t, usbtransport.Changed, changed.Kind)
 	assert.Equal(t, "0:", changed.Device.Key[:2])
+}
+
+// mute is a bus behind a server that does not answer: its Devices ends with the caller's patience.
+type mute struct{ *virtual.Bus }
+
+func (mute) Devices(ctx context.Context) ([]usbtransport.DeviceInfo, error) {
+	<-ctx.Done()
+	return nil, &usbtransport.Error{Op: "enumerate", Kind: usbtransport.ContextKind(ctx)}
+}
+
+func TestBackendsThatDoNotAnswerTakeNoTimeFromTheOthers(t *testing.T) {
+	bus, reader := plugged(t)
+	silent, _ := plugged(t)
+	c := usbtransport.Combine(mute{silent}, deaf{bus}, mute{silent})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	devices, err := c.Devices(ctx)
+	require.ErrorIs(t, err, usbtransport.ErrTimedOut)
+	require.Len(t, devices, 1)
+	assert.Equal(t, "1:", devices[0].Key[:2])
+
+	w := watch(t, c)
+	for range 2 { // those of the silent ones, which have a watch
+		assert.NotEqual(t, "1:", next(t, w).Device.Key[:2])
+	}
+	// A rescan tells of what the others have found while it still waits.
+	ctx, cancel = context.WithCancel(t.Context())
+	rescanned := make(chan error, 1)
+	go func() { rescanned <- c.Rescan(ctx) }()
+	assert.Equal(t, devices[0].Key, next(t, w).Device.Key)
+	cancel()
+	require.ErrorIs(t, <-rescanned, usbtransport.ErrCancelled)
+
+	bus.Unplug(reader)
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { rescanned <- c.Rescan(ctx) }()
+	removed := next(t, w)
+	assert.Equal(t, usbtransport.Removed, removed.Kind)
+	assert.Equal(t, devices[0].Key, removed.Device.Key)
+	cancel()
+	require.Error(t, <-rescanned)
 }

@@ -20,8 +20,9 @@ type Backend interface {
 	Devices(ctx context.Context) ([]DeviceInfo, error)
 
 	// Watch starts to watch arrivals and removals. The watcher first reports an arrival for each device that is
-	// present, so that a caller that watches needs no Devices and misses nothing in between. ctx bounds the start
-	// only; the watcher lives until its Close.
+	// present, so that a caller that watches needs no Devices and misses nothing in between. Watch waits for no other
+	// machine: a backend whose devices are at one reports those that it does not know yet as soon as it has been told
+	// of them. ctx bounds the start only; the watcher lives until its Close.
 	Watch(ctx context.Context) (Watcher, error)
 
 	// Open claims interface number number of the device. It never takes an interface away from somebody else:
@@ -92,8 +93,11 @@ type DeviceInfo struct {
 	Descriptors []byte
 	// Drivers names the kernel driver that is bound to an interface, by interface number, where that is known.
 	Drivers map[uint8]string
-	// Unreadable is why Descriptors is nil.
+	// Unreadable is why Descriptors is nil. ErrBusy: somebody else has the device.
 	Unreadable error
+	// Classes are the classes of the device's interfaces as somebody else tells of them, where that is known without
+	// Descriptors; so they say whether a device is a reader that can't be used.
+	Classes []uint8
 }
 
 // String returns the port path and VID:PID, for messages.

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/usbtransport"
@@ -21,18 +22,18 @@ type Function struct {
 	// BulkOut, BulkIn and Interrupt are the endpoints, nil where there is none. A reader without Interrupt is asked
 	// for its state from time to time. Tokens of ICCD version A or B, as bInterfaceProtocol says, have no bulk endpoints.
 	BulkOut, BulkIn, Interrupt *usbtransport.EndpointDescriptor
-	// Unusable is why the interface can't be driven, nil when it can. It is an ErrNotAReader.
+	// Unusable is why the interface can't be driven, nil when it can. It is an ErrNotAReader, or the device's Unreadable.
 	Unusable error
 }
 
 // Functions returns the CCID functions of a device in the order of their interface numbers as described: each interface
 // of class 0x0B, usable or not, and each of class 0xFF that carries a class descriptor, be it on the interface or on
 // one of its endpoints, in whatever alternate setting (CCID 1.1 §4.2, §5.1; some readers put it elsewhere). Descriptors
-// that can't be parsed give an error beside the functions before the fault; a device whose descriptors are unknown gives
-// its Unreadable error.
+// that can't be parsed give an error beside the functions before the fault. A device whose descriptors are unknown gives
+// its Unreadable error, and beside it one unusable function if it is known to have an interface of class 0x0B all the same.
 func Functions(device usbtransport.DeviceInfo) ([]Function, error) {
 	if device.Descriptors == nil {
-		return nil, device.Unreadable
+		return unreadable(device), device.Unreadable
 	}
 	interfaces, err := usbtransport.ParseInterfaces(device.Descriptors)
 	var list []Function
@@ -51,6 +52,19 @@ func Functions(device usbtransport.DeviceInfo) ([]Function, error) {
 		list = append(list, f)
 	}
 	return list, err
+}
+
+// unreadable is the function of a device whose descriptors are not known, but that it is a reader. What else there is to know of it
+// has to wait for them.
+func unreadable(device usbtransport.DeviceInfo) []Function {
+	i := slices.Index(device.Classes, ccid.InterfaceClass)
+	if i < 0 || device.Unreadable == nil {
+		return nil
+	}
+	return []Function{{
+		Device: device, Unusable: device.Unreadable,
+		Interface: usbtransport.InterfaceDescriptor{Number: uint8(i), Class: ccid.InterfaceClass},
+	}}
 }
 
 // isAlternateOf reports whether an earlier setting of the interface is in the list: the first one is the active one.

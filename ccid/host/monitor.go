@@ -272,12 +272,23 @@ func (m *Monitor) changed(info usbtransport.DeviceInfo) {
 	m.mu.Unlock()
 	switch {
 	case a == nil:
+	case a.device.info.Descriptors == nil:
+		m.learned(a, info)
 	case info.Descriptors == nil:
 		a.device.SetRemoved()
 	case a.device.Removed():
 		m.arrived(info)
 	default:
 		m.background.Go(func() { m.check(a) })
+	}
+}
+
+// learned is told that of a device whose descriptors could not be read. It arrives anew where there is something new: they can be read
+// by now, somebody else has given it back, or there is another reason why not.
+func (m *Monitor) learned(a *arrival, info usbtransport.DeviceInfo) {
+	before := a.device.info.Unreadable
+	if info.Descriptors != nil || info.Unreadable != nil && (before == nil || info.Unreadable.Error() != before.Error()) {
+		m.arrived(info)
 	}
 }
 

@@ -129,7 +129,8 @@ func (p *program) describeReader(ctx context.Context, key string) error {
 			return err
 		}
 		if c.function.Class == nil {
-			return &problem{code: exitFailure, err: fmt.Errorf("%s: %w", c.name(), c.function.Unusable)}
+			err := fmt.Errorf("%s: %w", c.name(), c.function.Unusable)
+			return &problem{code: codeOf(started{err}), err: err, advice: p.adviceOnOpen(c, err)}
 		}
 		d := describeClass(c.function.Class)
 		d.Reader = describeCandidate(c)

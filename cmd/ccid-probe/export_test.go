@@ -331,11 +331,21 @@ func TestAReaderThatAnotherClientHasIsBusy(t *testing.T) {
 	require.NoError(t, err)
 	i, err := other.Open(t.Context(), devices[0], 0)
 	require.NoError(t, err)
-	got := probe(t, "atr", "--usbip", x.address)
-	require.Equal(t, exitNoReader, got.code, "without its descriptors nobody knows whether it is a reader")
-	require.Contains(t, got.stderr, "another USB/IP client has the device")
+	for _, command := range [][]string{{"list"}, {"list", "--json"}, {"describe"}, {"atr"}, {"apdu", "00A4040000"}} {
+		got := probe(t, append(command, "--usbip", x.address)...)
+		require.Equal(t, exitNoAccess, got.code, command)
+		require.Contains(t, got.stderr, "another USB/IP client has the device", command)
+		require.Contains(t, got.stdout+got.stderr, "It is one client's at a time", command)
+		require.NotContains(t, got.stdout+got.stderr, "mode switch", command)
+	}
+	var listed []listedReader
+	require.NoError(t, json.Unmarshal([]byte(probe(t, "list", "--json", "--usbip", x.address).stdout), &listed))
+	require.Len(t, listed, 1)
+	require.Equal(t, "3437", listed[0].PID)
+	require.Contains(t, listed[0].Error, "another USB/IP client has the device")
+	require.NotEmpty(t, listed[0].Advice)
 	require.NoError(t, i.Close())
-	got = probe(t, "atr", "--usbip", x.address)
+	got := probe(t, "atr", "--usbip", x.address)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	x.quit()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,9 +118,19 @@ func (p *program) list(ctx context.Context) ([]listedReader, error) {
 		if len(readers) == 0 {
 			return p.noReader(s)
 		}
-		return nil
+		return noneReadable(s.readers)
 	})
 	return readers, err
+}
+
+// noneReadable is the problem that nothing could be learned of any reader: there is no next step with them. What can be done about it
+// stands in the list.
+func noneReadable(readers []candidate) error {
+	if slices.ContainsFunc(readers, func(c candidate) bool { return c.info().Descriptors != nil }) {
+		return nil
+	}
+	err := readers[0].info().Unreadable
+	return &problem{code: codeOf(started{err}), err: err}
 }
 
 // inspect opens a reader and looks into its slots.

@@ -182,8 +182,11 @@ func (p *program) withoutReaders(what string) error {
 	return nil
 }
 
-// noReader is the problem of having found none.
+// noReader is the problem of having found none, or none that is free to be looked at.
 func (p *program) noReader(s search) error {
+	if err := s.seen.Busy(); err != nil {
+		return &problem{code: exitNoAccess, err: err, advice: p.machine().NoReader(s.seen)}
+	}
 	return &problem{code: exitNoReader, err: host.ErrNoReader, advice: p.machine().NoReader(s.seen)}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/goccid/goccid/cmd/ccid-probe/internal/advice"
 	"github.com/goccid/goccid/usbtransport"
 	"github.com/goccid/goccid/usbtransport/usbip"
 )
@@ -38,7 +39,7 @@ func (p *program) openUSBIP(server string) (usbtransport.Backend, error) {
 // adviceOnImport says what can be done about a reader that a server does not give.
 func adviceOnImport(err error) []string {
 	if errors.Is(err, usbtransport.ErrBusy) {
-		return []string{"Another client of the USB/IP server has imported the device, or a program there uses it."}
+		return advice.ImportedElsewhere()
 	}
 	return nil
 }

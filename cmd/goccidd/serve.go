@@ -34,7 +34,7 @@ const (
 
 // daemon is a running daemon.
 //
-// Its goroutines are: one that makes the manager follow the readers (followReaders), one that handles signals, one for
+// Its goroutines are: one that makes the manager follow the readers (followReaders), two that handle signals, one for
 // each socket of status and metrics, and those of the server, the manager and the drivers. serve starts them and waits for
 // their end.
 type daemon struct {
@@ -56,6 +56,9 @@ type daemon struct {
 	background sync.WaitGroup
 }
 
+// errEnded is what a waiting parent is told when somebody has asked for the end before clients could be served.
+var errEnded = errors.New("the daemon was ended before it was ready")
+
 // serve is the daemon's life.
 func (p *program) serve(ctx context.Context, s settings) (err error) {
 	waiting := p.waitingParent()
@@ -71,10 +74,12 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 		}
 	}()
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
 	defer signal.Stop(signals)
 	ctx, stop := context.WithCancel(ctx)
+	defer d.background.Wait()
 	defer stop()
+	d.endOnSignal(ctx, stop)
 
 	if err := d.claim(); errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w: start goccidd as root, or choose a --socket in a folder of yours", err)
@@ -87,19 +92,27 @@ func (p *program) serve(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if err := d.open(ctx); err != nil {
+	if err := d.open(ctx); err != nil && ctx.Err() != nil {
+		d.log.Debugf("ended at the start: %v", err)
+		waiting.tell(errEnded)
+		return nil
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	defer d.background.Wait()
 	defer stop()
-	d.background.Go(func() { d.handle(ctx, signals, stop) })
+	d.background.Go(func() { d.handle(ctx, signals) })
 	d.background.Go(func() { d.readers.follow(ctx, d.manager) })
 	if err := d.serveOperations(ctx); err != nil {
 		return err
 	}
 	d.sandbox()
 	d.settle(ctx)
+	if ctx.Err() != nil {
+		waiting.tell(errEnded)
+		return nil
+	}
 	if err := d.listen(); err != nil {
 		return err
 	}
@@ -217,12 +230,12 @@ func powerOffGrace(d duration) time.Duration {
 func (d *daemon) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	if err := d.readers.settled(ctx); err != nil {
-		d.log.Warnf("a reader is not ready after %v: serving without it", settleTime)
-		return
+	what, err := "reader", d.readers.settled(ctx)
+	if err == nil {
+		what, err = "card", d.manager.Ready(ctx)
 	}
-	if err := d.manager.Ready(ctx); err != nil {
-		d.log.Warnf("a card is not ready after %v: serving without it", settleTime)
+	if errors.Is(err, context.DeadlineExceeded) { // else the end was asked for
+		d.log.Warnf("a %s is not ready after %v: serving without it", what, settleTime)
 	}
 }
 
@@ -250,8 +263,26 @@ func (d *daemon) close() error {
 	return errors.Join(errs...)
 }
 
-// handle does what signals ask for.
-func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal, stop func()) {
+// endOnSignal ends the daemon when a signal asks for it, at any time: while readers are looked for, too.
+func (d *daemon) endOnSignal(ctx context.Context, stop func()) {
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, ends...)
+	d.background.Go(func() {
+		defer signal.Stop(signals)
+		select {
+		case s := <-signals:
+			d.log.Infof("%v: exit", s)
+			// The next one has its usual effect, for an end that takes too long.
+			signal.Reset(ends...)
+			stop()
+		case <-ctx.Done():
+		}
+	})
+}
+
+// handle does what other signals ask for.
+func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal) {
 	for {
 		select {
 		case s := <-signals:
@@ -260,11 +291,6 @@ func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal, stop func
 				d.reload()
 			case syscall.SIGUSR1:
 				d.rescan(ctx)
-			default:
-				d.log.Infof("%v: exit", s)
-				// The next one has its usual effect, for an end that takes too long.
-				signal.Reset(syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
-				stop()
 			}
 		case <-ctx.Done():
 			return
@@ -273,10 +299,10 @@ func (d *daemon) handle(ctx context.Context, signals <-chan os.Signal, stop func
 }
 
 func (d *daemon) rescan(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, rescanTime)
+	bounded, cancel := context.WithTimeout(ctx, rescanTime)
 	defer cancel()
 	d.log.Debug("looking for readers")
-	if err := d.readers.rescan(ctx); err != nil {
+	if err := d.readers.rescan(bounded); err != nil && ctx.Err() == nil {
 		d.log.Errorf("looking for readers: %v", err)
 	}
 }

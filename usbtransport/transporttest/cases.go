@@ -655,6 +655,7 @@ func watchPresent(e *env) {
 	for _, d := range devices {
 		present[d.Key] = true
 	}
+	// Devices has asked whoever has to be asked, so they are all known: a watch reports them at once.
 	w := e.watch()
 	for len(present) > 0 {
 		event, err := w.Next(e.context())

@@ -29,8 +29,9 @@ type Options struct {
 	// PollInterval is how often watchers have the server list its devices; 0 is a second. After a failure it grows up to
 	// 30 s, until the server answers again.
 	PollInterval time.Duration
-	// Timeout bounds one question to the server (connect, list, import, one descriptor); 0 is 5 s. Transfers on an
-	// open interface are bounded by their contexts only.
+	// Timeout bounds one question to the server (connect, list, import, one descriptor), and the time that all looks at devices take
+	// together before the rest of them is left for the next time; 0 is 5 s. Transfers on an open interface are bounded by their
+	// contexts only.
 	Timeout time.Duration
 	// Logger is told of what goes wrong in the background; nil discards.
 	Logger logrus.FieldLogger
@@ -53,7 +54,7 @@ const (
 //
 // Imports are exclusive, and a server tells little of a device that is not imported. So the backend imports each device that
 // may be a reader (one with a smart card or vendor-specific interface, or no known ones) for a moment when it first sees it, to read its
-// descriptors and strings. All interfaces of a device that are open share one import.
+// descriptors and strings; some devices at a time. One that it can't have is tried again, by the watch less and less often. All interfaces of a device that are open share one import.
 //
 // The protocol has no events. Removal of a device with an open interface is known at once, by the end of its connection;
 // the loss of the connection is a removal too, since the server resets the device. The rest is known from polling: by Devices, and once per
@@ -140,7 +141,7 @@ func (b *Backend) Devices(ctx context.Context) ([]usbtransport.DeviceInfo, error
 		return nil, fail(op, "", err, nil)
 	}
 	defer b.release()
-	if err := b.refresh(ctx); err != nil {
+	if err := b.refresh(ctx, true); err != nil {
 		return nil, fail(op, "", kindOf(ctx), err)
 	}
 	b.mu.Lock()
@@ -236,8 +237,10 @@ func (b *Backend) fetch(ctx context.Context) ([]listed, error) {
 	return slices.DeleteFunc(list, func(d listed) bool { return b.busID != "" && d.busID != b.busID }), nil
 }
 
-// refresh brings the entries up to date. It wants the turn.
-func (b *Backend) refresh(ctx context.Context) error {
+// refresh brings the entries up to date. It wants the turn. Whatever the server does and however many devices it lists, it ends
+// within twice the Timeout: one for the list, and one for the looks at all devices together. again has it look anew at each device
+// whose descriptors could not be read, whenever the next try was to be.
+func (b *Backend) refresh(ctx context.Context, again bool) error {
 	list, err := b.fetch(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -247,10 +250,15 @@ func (b *Backend) refresh(ctx context.Context) error {
 	}
 	b.learn(list)
 	b.keep(func(e *entry) bool { return b.stays(e, list) })
-	for _, d := range list {
-		if err := b.meet(ctx, d); err != nil {
-			return err
-		}
+	looks := b.due(list, again)
+	b.inspectAll(ctx, looks)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range looks {
+		b.commit(l, ctx.Err() != nil)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return nil
 }
@@ -305,100 +313,6 @@ func (b *Backend) drop(e *entry) {
 func (b *Backend) broadcast() {
 	close(b.changed)
 	b.changed = make(chan struct{})
-}
-
-// meet makes an entry for a listed device, or tries again to read the descriptors of one. The error is that of ctx.
-func (b *Backend) meet(ctx context.Context, d listed) error {
-	b.mu.Lock()
-	e := b.entries[d.busID]
-	due := e == nil || e.attached == nil && e.info.Descriptors == nil && !e.retry.IsZero() && !time.Now().Before(e.retry)
-	b.mu.Unlock()
-	if !due {
-		return nil
-	}
-	if e == nil {
-		e = &entry{record: d.deviceRecord, info: basics(d.deviceRecord), holders: map[uint8]bool{}}
-	}
-	info, settled, err := b.inspect(ctx, e, d)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e.settled = settled
-	if err != nil {
-		info.Unreadable = err
-		e.retryLater(err)
-	}
-	if b.entries[d.busID] == nil {
-		b.keys++
-		info.Key = fmt.Sprintf("usbip:%s/%s#%d", b.address, d.busID, b.keys)
-		e.info = info
-		b.entries[d.busID] = e
-		b.broadcast()
-		return nil
-	}
-	info.Key = e.info.Key
-	e.info = info
-	if err == nil {
-		e.revision++
-		b.broadcast()
-	}
-	return nil
-}
-
-// errNoReader is why descriptors have not been asked for.
-var errNoReader = errors.New("no smart card or vendor-specific interface: not imported to read the descriptors")
-
-// retryLater sets when to read descriptors again.
-func (e *entry) retryLater(err error) {
-	if errors.Is(err, errNoReader) {
-		return
-	}
-	e.delay = min(max(2*e.delay, time.Second), maxPollInterval)
-	e.retry = time.Now().Add(e.delay)
-}
-
-// basics is what is known of a device that is not imported.
-func basics(r deviceRecord) usbtransport.DeviceInfo {
-	return usbtransport.DeviceInfo{
-		Bus: int(r.bus & 0x7FFFFFFF), Address: int(r.address & 0x7FFFFFFF), PortPath: r.busID,
-		IDVendor: r.vendor, IDProduct: r.product, BCDDevice: r.bcdDevice,
-	}
-}
-
-// worthImporting reports whether a device may be a reader. A device that is not configured lists no interfaces.
-func (d listed) worthImporting() bool {
-	const smartCard, vendorSpecific = 0x0B, 0xFF
-	return len(d.classes) == 0 || slices.ContainsFunc(d.classes, func(c [3]uint8) bool { return c[0] == smartCard || c[0] == vendorSpecific })
-}
-
-// inspect imports a device for as long as it takes to read its descriptors.
-func (b *Backend) inspect(ctx context.Context, e *entry, d listed) (info usbtransport.DeviceInfo, settled time.Time, err error) {
-	info, settled = e.info, e.settled
-	if !d.worthImporting() {
-		return info, settled, errNoReader
-	}
-	a, err := b.importDevice(ctx, e.record, e.settled, func(*attachment) {})
-	if err != nil {
-		return info, settled, err
-	}
-	defer func() { settled = time.Now().Add(settleTime) }()
-	defer a.close()
-	bounded, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	info, err = readInfo(bounded, a, info)
-	b.mu.Lock()
-	unknown := b.hides == nil
-	b.mu.Unlock()
-	if unknown {
-		if list, err := b.fetch(ctx); err == nil {
-			b.mu.Lock()
-			b.noteHiding(list, e.record)
-			b.mu.Unlock()
-		}
-	}
-	return info, settled, err
 }
 
 // errAnother says that the server has another device there by now.
@@ -476,10 +390,22 @@ func (b *Backend) find(key string) *entry {
 
 // openKind is the kind of a failed import. A device that can't be had although nobody else has it is gone.
 func (b *Backend) openKind(ctx context.Context, e *entry, err error) error {
+	if ctx.Err() != nil {
+		return usbtransport.ContextKind(ctx)
+	}
+	if kind := importKind(err); kind != nil {
+		return kind
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drop(e)
+	return usbtransport.ErrRemoved
+}
+
+// importKind is the kind of a failed import where the server, or the device, said what is wrong; nil where it did not.
+func importKind(err error) error {
 	var refused refusal
 	switch {
-	case ctx.Err() != nil:
-		return usbtransport.ContextKind(ctx)
 	case errors.Is(err, usbtransport.ErrIO), errors.Is(err, usbtransport.ErrStalled):
 		return usbtransport.ErrIO
 	case errors.As(err, &refused) && (refused == statusBusy || refused == statusNA):
@@ -487,10 +413,7 @@ func (b *Backend) openKind(ctx context.Context, e *entry, err error) error {
 	case errors.As(err, &refused) && refused != statusNoDevice:
 		return usbtransport.ErrIO
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.drop(e)
-	return usbtransport.ErrRemoved
+	return nil
 }
 
 // errDetached says that the last user of an import has given it back meanwhile.
@@ -507,14 +430,7 @@ func (b *Backend) attachmentOf(ctx context.Context, e *entry) (a *attachment, er
 	if a, err = b.importDevice(ctx, e.record, settled, func(a *attachment) { b.lost(e, a) }); err != nil {
 		return nil, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	if info.Descriptors == nil {
-		info, err = readInfo(bounded, a, info)
-	}
-	if err == nil {
-		err = configure(bounded, a, info.Descriptors)
-	}
+	info, err = b.prepare(ctx, a, info)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil || !a.alive() {
@@ -532,6 +448,25 @@ func (b *Backend) attachmentOf(ctx context.Context, e *entry) (a *attachment, er
 	}
 	e.attached = a
 	return a, nil
+}
+
+// prepare makes a device that was just imported ready for use. Nobody else has the import yet, so the end of ctx ends it without
+// waiting for the server to give a transfer back.
+func (b *Backend) prepare(ctx context.Context, a *attachment, info usbtransport.DeviceInfo) (usbtransport.DeviceInfo, error) {
+	stop := context.AfterFunc(ctx, func() { a.fail(errHungUp) })
+	bounded, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	var err error
+	if info.Descriptors == nil {
+		info, err = readInfo(bounded, a, info)
+	}
+	if err == nil {
+		err = configure(bounded, a, info.Descriptors)
+	}
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	return info, err
 }
 
 // claim makes an interface of an import.

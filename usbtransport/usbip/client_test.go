@@ -99,6 +99,11 @@ func (f *fakeServer) converse(conn net.Conn) {
 		f.inUse--
 	}()
 	_, _ = conn.Write(testDevice().append(opHeader{code: opReplyImport}.append(nil)))
+	f.serveCommands(conn)
+}
+
+// serveCommands answers the commands to an imported device.
+func (f *fakeServer) serveCommands(conn net.Conn) {
 	for {
 		b := make([]byte, headerSize)
 		if _, err := io.ReadFull(conn, b); err != nil {

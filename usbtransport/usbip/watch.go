@@ -17,18 +17,13 @@ type poller struct {
 	ended  chan struct{}
 }
 
-// poll asks the server until ctx ends. While the server fails, it waits longer and longer.
+// poll asks the server, at once and until ctx ends. While the server fails, it waits longer and longer.
 func (b *Backend) poll(ctx context.Context) {
 	delay := b.interval
 	for {
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return
-		}
 		err := b.take(ctx)
 		if err == nil {
-			err = b.refresh(ctx)
+			err = b.refresh(ctx, false)
 			b.release()
 		}
 		if ctx.Err() != nil {
@@ -39,6 +34,11 @@ func (b *Backend) poll(ctx context.Context) {
 			delay = b.interval
 		} else {
 			delay = max(min(2*delay, maxPollInterval), b.interval)
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -57,19 +57,15 @@ func (b *Backend) note(err error) {
 	}
 }
 
-// Watch implements usbtransport.Backend. A server that can't be reached has no devices; the watcher reports them when it can.
-// Changed is reported when the descriptors of a device could be read at last, since another client has given it back.
+// Watch implements usbtransport.Backend. It waits for no answer of the server: what is known of its devices is reported at once, the
+// rest when the server has told of it. A server that can't be reached has no devices; the watcher reports them when it can.
+// Changed is reported when the descriptors of a device could be read at last, since another client has given it back, or when the reason
+// why they can't be read is another one.
 func (b *Backend) Watch(ctx context.Context) (usbtransport.Watcher, error) {
 	const op = "watch"
-	if err := b.take(ctx); err != nil {
-		return nil, fail(op, "", err, nil)
-	}
-	defer b.release()
-	err := b.refresh(ctx)
 	if ctx.Err() != nil {
 		return nil, fail(op, "", usbtransport.ContextKind(ctx), nil)
 	}
-	b.note(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.watchers++

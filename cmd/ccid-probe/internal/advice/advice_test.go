@@ -76,6 +76,9 @@ func TestAdviceWhereThereIsNoReader(t *testing.T) {
 		Descriptors: []byte{9, 4, 0, 0, 0, 3, 1, 1, 0, 9, 4, 1, 0, 0, 3, 0, 0, 0},
 	}
 	unreadable := usbtransport.DeviceInfo{PortPath: "1-3", Unreadable: errors.New("short read")}
+	imported := usbtransport.DeviceInfo{
+		PortPath: "1-4", IDVendor: 0x08e6, IDProduct: 0x3437, Unreadable: &usbtransport.Error{Op: "read", Kind: usbtransport.ErrBusy},
+	}
 	many := make([]usbtransport.DeviceInfo, maxListed+3)
 	tests := map[string]struct {
 		goos   string
@@ -95,6 +98,11 @@ func TestAdviceWhereThereIsNoReader(t *testing.T) {
 			"linux", desktop(),
 			Search{Devices: []usbtransport.DeviceInfo{hub, keyboard, unreadable}},
 			[]string{`1-1 046d:c31c "Logitech Keyboard\x1b[2J" (class 0x03 keyboard, mouse or FIDO key)`, "1-3", "unreadable: short read", "maker's own protocol"},
+		},
+		"one that another USB/IP client has": {
+			"linux", desktop(),
+			Search{Backend: "usbip", Devices: []usbtransport.DeviceInfo{keyboard, imported}},
+			[]string{"can't be told", "1-4 08e6:3437 (unreadable: usb: read: interface is in use)", "Another client of the USB/IP server", "usbip detach"},
 		},
 		"too many to list": {"linux", desktop(), Search{Devices: many}, []string{"and 3 more"}},
 	}

@@ -56,7 +56,38 @@ func overUSBIP(s Search) []string {
 			"  usbipd list; usbipd bind --busid BUSID               (Windows)",
 		}
 	}
+	if s.Busy() != nil {
+		lines := []string{"Whether there is a reader can't be told: a device that another client has can't be asked."}
+		for _, d := range s.Devices {
+			if errors.Is(d.Unreadable, usbtransport.ErrBusy) {
+				lines = append(lines, "  "+describe(d))
+			}
+		}
+		return append(lines, ImportedElsewhere()...)
+	}
 	return foreign(s.Devices)
+}
+
+// Busy is why a device of a USB/IP server could not be asked whether it is a reader, where somebody else has it; nil where that is not
+// so.
+func (s Search) Busy() error {
+	if s.Backend != "usbip" {
+		return nil
+	}
+	for _, d := range s.Devices {
+		if errors.Is(d.Unreadable, usbtransport.ErrBusy) {
+			return d.Unreadable
+		}
+	}
+	return nil
+}
+
+// ImportedElsewhere says what can be done about a device that a USB/IP server does not give because it is in use.
+func ImportedElsewhere() []string {
+	return []string{
+		"Another client of the USB/IP server has imported the device, or a program there uses it. It is one client's at a time:",
+		"end the program that has it (goccidd with --usbip, say), or on a Linux client: usbip port; sudo usbip detach --port PORT",
+	}
 }
 
 func (m Machine) noDevices(backend string) []string {
