@@ -2,11 +2,11 @@ package main
 
 import (
 	"path/filepath"
-	"syscall"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	landlocksys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
 func features() []string {
@@ -21,8 +21,8 @@ func (d *daemon) sandbox() {
 	if !d.settings.Sandbox {
 		return
 	}
-	// Landlock sets no_new_privs as well; without it, this is what is left.
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+	// Landlock sets no_new_privs as well; without it, this is what is left. psx reaches threads of C libraries, too.
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		d.log.Debugf("sandbox: no_new_privs: %v", errno)
 	}
 	s := d.settings
