@@ -22,7 +22,8 @@ const (
 	ReaderArrived ReaderEventKind = iota + 1
 	// ReaderRemoved: the reader is gone, and the driver knows it (TAG_IFD_DEVICE_REMOVED).
 	ReaderRemoved
-	// ReaderUnusable: a reader is there, but can't be opened, at least for now. It is reported once for each reason.
+	// ReaderUnusable: a reader is there, but can't be opened, at least for now. It is reported once for each reason; the last one,
+	// after any other, is usbtransport.ErrRemoved: it is not there any more.
 	ReaderUnusable
 )
 

@@ -152,6 +152,38 @@ func TestMonitorTriesABusyReaderAgain(t *testing.T) {
 	require.Equal(t, host.ReaderArrived, nextEvent(t, m).Kind)
 }
 
+// TestReaderThatCannotBeUsedIsSaidToBeGone has one that is busy, and is pulled out; one that nobody was told of is not told of then either.
+func TestReaderThatCannotBeUsedIsSaidToBeGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		device, err := virtual.NewReader(virtual.Config{})
+		require.NoError(t, err)
+		bus := virtual.NewBus()
+		defer func() { require.NoError(t, bus.Close()) }()
+		_, err = bus.Plug(device)
+		require.NoError(t, err)
+		held, err := host.OpenFirst(t.Context(), bus, host.Options{})
+		require.NoError(t, err)
+		m, err := host.NewMonitor(t.Context(), bus, host.Options{})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, m.Close()) }()
+		e := nextEvent(t, m)
+		require.Equal(t, host.ReaderUnusable, e.Kind)
+		bus.Unplug(device)
+		gone := nextEvent(t, m)
+		require.Equal(t, host.ReaderUnusable, gone.Kind)
+		require.ErrorIs(t, gone.Err, usbtransport.ErrRemoved)
+		require.Equal(t, e.Function.Device.Key, gone.Function.Device.Key)
+		require.NoError(t, held.Close())
+
+		_, err = bus.Plug(device)
+		require.NoError(t, err)
+		bus.Unplug(device)
+		synctest.Wait()
+		_, err = m.Next(timeout(t, time.Hour))
+		require.ErrorIs(t, err, usbtransport.ErrTimedOut, "what came and went before anybody asked")
+	})
+}
+
 func TestReadersOfOneDeviceAreRemovedTogether(t *testing.T) {
 	device, err := virtual.NewReader(virtual.Config{Model: "acs-walletmate-dual-reader"})
 	require.NoError(t, err)

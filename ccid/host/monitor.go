@@ -23,7 +23,8 @@ const (
 	ReaderArrived EventKind = iota + 1
 	// ReaderRemoved: a reader is gone; it is closed.
 	ReaderRemoved
-	// ReaderUnusable: a reader was found, but can't be opened, at least for now. It is reported once for each reason.
+	// ReaderUnusable: a reader was found, but can't be opened, at least for now. It is reported once for each reason; the last one,
+	// after any other, is usbtransport.ErrRemoved: it is not there any more.
 	ReaderUnusable
 )
 
@@ -68,13 +69,14 @@ type Monitor struct {
 	handling sync.Mutex
 
 	mu       sync.Mutex
-	options  Options             // of readers that are opened from now on
-	numbers  map[int]bool        // in use
-	kept     map[identity]kept   // numbers of readers that have left
-	readers  []*Reader           // open, in the order of arrival
-	queue    []Event             // not yet taken by Next
-	queued   chan struct{}       // has a token while queue may not be empty
-	attached map[string]*arrival // by device key
+	options  Options               // of readers that are opened from now on
+	numbers  map[int]bool          // in use
+	kept     map[identity]kept     // numbers of readers that have left
+	readers  []*Reader             // open, in the order of arrival
+	queue    []Event               // not yet taken by Next
+	unusable map[string][]Function // what Next has said so of and not taken back, by device key
+	queued   chan struct{}         // has a token while queue may not be empty
+	attached map[string]*arrival   // by device key
 }
 
 // arrival is one plugged-in device.
@@ -100,7 +102,7 @@ func NewMonitor(ctx context.Context, backend usbtransport.Backend, options Optio
 	life, end := context.WithCancel(context.Background())
 	m := &Monitor{
 		backend: backend, options: options, log: options.Logger, watcher: watcher, life: life, end: end,
-		numbers: map[int]bool{}, kept: map[identity]kept{}, queued: make(chan struct{}, 1), attached: map[string]*arrival{},
+		numbers: map[int]bool{}, kept: map[identity]kept{}, queued: make(chan struct{}, 1), unusable: map[string][]Function{}, attached: map[string]*arrival{},
 	}
 	if m.log == nil {
 		m.log = discard()
@@ -157,7 +159,33 @@ func (m *Monitor) take() (Event, bool) {
 	}
 	e := m.queue[0]
 	m.queue = slices.Delete(m.queue, 0, 1)
+	m.remember(e)
 	return e, true
+}
+
+// remember keeps in mind which readers have been said to be unusable. m.mu is held.
+func (m *Monitor) remember(e Event) {
+	key := e.Function.Device.Key
+	list := slices.DeleteFunc(m.unusable[key], func(f Function) bool { return f.Interface.Number == e.Function.Interface.Number })
+	if e.Kind == ReaderUnusable && !errors.Is(e.Err, usbtransport.ErrRemoved) {
+		list = append(list, e.Function)
+	}
+	if len(list) == 0 {
+		delete(m.unusable, key)
+		return
+	}
+	m.unusable[key] = list
+}
+
+// takeBack tells that unusable readers of a device that was removed are not there any more.
+func (m *Monitor) takeBack(key string) {
+	m.mu.Lock()
+	list := m.unusable[key]
+	delete(m.unusable, key)
+	m.mu.Unlock()
+	for _, f := range list {
+		m.publish(Event{Kind: ReaderUnusable, Function: f, Err: usbtransport.ErrRemoved})
+	}
 }
 
 // publish queues an event. A removal takes back what its reader's device still has in the queue, so the queue never
@@ -165,6 +193,20 @@ func (m *Monitor) take() (Event, bool) {
 func (m *Monitor) publish(e Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.enqueue(e)
+}
+
+// publishUnusable queues why a reader can't be used, unless its device has left meanwhile.
+func (m *Monitor) publishUnusable(a *arrival, f Function, why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.attached[f.Device.Key] == a {
+		m.enqueue(Event{Kind: ReaderUnusable, Function: f, Err: why})
+	}
+}
+
+// enqueue is publish with m.mu held.
+func (m *Monitor) enqueue(e Event) {
 	if e.Kind == ReaderRemoved {
 		before := len(m.queue)
 		m.queue = slices.DeleteFunc(m.queue, func(q Event) bool { return q.Reader == e.Reader })
@@ -201,6 +243,7 @@ func (m *Monitor) handle(e usbtransport.Event) {
 		m.arrived(e.Device)
 	case usbtransport.Removed:
 		m.left(e.Device.Key)
+		m.takeBack(e.Device.Key)
 	case usbtransport.Changed:
 		m.changed(e.Device)
 	}
@@ -222,7 +265,7 @@ func (m *Monitor) arrived(info usbtransport.DeviceInfo) {
 			err = m.ignored(f)
 		}
 		if err != nil {
-			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
+			m.publishUnusable(a, f, err)
 			continue
 		}
 		// Numbers are given here, in the order of arrival.
@@ -372,7 +415,7 @@ func (m *Monitor) open(a *arrival, f Function, number int) *Reader {
 		}
 		if reason := err.Error(); reason != reported {
 			reported = reason
-			m.publish(Event{Kind: ReaderUnusable, Function: f, Err: err})
+			m.publishUnusable(a, f, err)
 		}
 		if errors.Is(err, ErrIgnored) || !m.await(a.device, retry, wait) {
 			return nil

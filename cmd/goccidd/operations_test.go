@@ -29,6 +29,7 @@ import (
 	"github.com/goccid/goccid/internal/pintest"
 	"github.com/goccid/goccid/pcscd"
 	"github.com/goccid/goccid/pcscd/wire"
+	"github.com/goccid/goccid/usbtransport"
 )
 
 func TestStatusTellsWhoHoldsWhat(t *testing.T) {
@@ -422,6 +423,9 @@ func TestUnusableReadersAreInTheStatus(t *testing.T) {
 	require.Equal(t, "no right", r.problems()[0].Reason)
 	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderArrived, Device: "1-1 08e6:3437"})
 	require.Empty(t, r.problems())
+	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderUnusable, Device: "1-1 08e6:3437", Err: errors.New("busy")})
+	r.note(ifdhandler.ReaderEvent{Kind: ifdhandler.ReaderUnusable, Device: "1-1 08e6:3437", Err: usbtransport.ErrRemoved})
+	require.Empty(t, r.problems(), "it is gone")
 }
 
 func TestHelpForACommandThatThereIsNotFails(t *testing.T) {

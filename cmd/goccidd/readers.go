@@ -196,12 +196,20 @@ func (r *readers) follow(ctx context.Context, m *pcscd.Manager) {
 				}
 			}
 		case ifdhandler.ReaderUnusable:
-			if errors.Is(e.Err, host.ErrIgnored) {
-				r.log.Infof("reader %s is not used: %v", e.Device, e.Err)
-				continue
-			}
-			r.log.Warnf("reader %s can't be used: %v", e.Device, e.Err)
+			r.logUnusable(e)
 		}
+	}
+}
+
+// logUnusable says why a reader can't be used. That one goes which could not be is no news.
+func (r *readers) logUnusable(e ifdhandler.ReaderEvent) {
+	switch {
+	case errors.Is(e.Err, usbtransport.ErrRemoved):
+		r.log.Debugf("reader %s, which could not be used, is gone", e.Device)
+	case errors.Is(e.Err, host.ErrIgnored):
+		r.log.Infof("reader %s is not used: %v", e.Device, e.Err)
+	default:
+		r.log.Warnf("reader %s can't be used: %v", e.Device, e.Err)
 	}
 }
 
@@ -209,7 +217,7 @@ func (r *readers) follow(ctx context.Context, m *pcscd.Manager) {
 func (r *readers) note(e ifdhandler.ReaderEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.Kind == ifdhandler.ReaderUnusable && !errors.Is(e.Err, host.ErrIgnored) {
+	if e.Kind == ifdhandler.ReaderUnusable && !errors.Is(e.Err, host.ErrIgnored) && !errors.Is(e.Err, usbtransport.ErrRemoved) {
 		r.unusable[e.Device] = unusableReader{Device: e.Device, Reason: e.Err.Error(), Since: time.Now()}
 		return
 	}
