@@ -342,7 +342,7 @@ func (f *function) begin(s *slot, c ccid.Command, work func(context.Context) cci
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	run := &run{command: c, cancel: cancel, done: make(chan struct{})}
-	s.running = run
+	s.running, s.latest = run, run
 	f.busy++
 	f.work.Add(1)
 	f.mu.Unlock()

@@ -16,6 +16,7 @@ type slot struct {
 	changed  bool // since the last notification
 	pulled   bool // the card is being taken out
 	running  *run
+	latest   *run // running, or the one before; its response may still be on its way
 
 	session
 	aborting *abort

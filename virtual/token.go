@@ -67,24 +67,30 @@ func (f *function) settle() bool {
 	}
 }
 
-// atWork is what the token's slot is at, nil for nothing.
+// atWork is what the token's slot is at, nil for nothing: until the token has taken the response.
 func (f *function) atWork() *run {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.slots[0].running
+	latest := f.slots[0].latest
+	if latest == nil {
+		return nil
+	}
+	select {
+	case <-latest.done:
+		return nil
+	default:
+		return latest
+	}
 }
 
 // cutPower ends the card's session and whatever the slot is at.
 func (s *slot) cutPower() {
 	f := s.function
-	f.mu.Lock()
-	for s.running != nil {
-		done := s.running.done
-		s.cancel()
-		f.mu.Unlock()
-		<-done
-		f.mu.Lock()
+	for run := f.atWork(); run != nil; run = f.atWork() {
+		run.cancel()
+		<-run.done
 	}
+	f.mu.Lock()
 	icc := s.card
 	s.session = session{}
 	f.mu.Unlock()
