@@ -23,18 +23,25 @@ func unread(info usbtransport.DeviceInfo, why error, classes ...uint8) usbtransp
 	return info
 }
 
+// watchScripted has a Monitor watch a bus with a reader, which it is told of as the test says.
+func watchScripted(t *testing.T) (*host.Monitor, scripted, usbtransport.DeviceInfo) {
+	t.Helper()
+	bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
+	t.Cleanup(func() { require.NoError(t, bus.Bus.Close()) })
+	device, err := virtual.NewReader(virtual.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, device.Close()) })
+	info, err := bus.Plug(device)
+	require.NoError(t, err)
+	m, err := host.NewMonitor(t.Context(), bus, host.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m, bus, info
+}
+
 func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
-		defer func() { require.NoError(t, bus.Bus.Close()) }()
-		device, err := virtual.NewReader(virtual.Config{})
-		require.NoError(t, err)
-		defer func() { require.NoError(t, device.Close()) }()
-		info, err := bus.Plug(device)
-		require.NoError(t, err)
-		m, err := host.NewMonitor(t.Context(), bus, host.Options{})
-		require.NoError(t, err)
-		defer func() { require.NoError(t, m.Close()) }()
+		m, bus, info := watchScripted(t)
 
 		busy := unread(info, usbtransport.ErrBusy, 3, ccid.InterfaceClass)
 		bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: busy}
@@ -47,7 +54,7 @@ func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: busy}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		_, err = m.Next(ctx)
+		_, err := m.Next(ctx)
 		require.ErrorIs(t, err, usbtransport.ErrTimedOut)
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: unread(info, usbtransport.ErrIO, 3, ccid.InterfaceClass)}
 		e = nextEvent(t, m)
@@ -65,16 +72,7 @@ func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 // TestADeviceThatMayBeAReaderIsTakenWhenItCanBeRead has one of which nobody knows what it is before that.
 func TestADeviceThatMayBeAReaderIsTakenWhenItCanBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
-		defer func() { require.NoError(t, bus.Bus.Close()) }()
-		device, err := virtual.NewReader(virtual.Config{})
-		require.NoError(t, err)
-		defer func() { require.NoError(t, device.Close()) }()
-		info, err := bus.Plug(device)
-		require.NoError(t, err)
-		m, err := host.NewMonitor(t.Context(), bus, host.Options{})
-		require.NoError(t, err)
-		defer func() { require.NoError(t, m.Close()) }()
+		m, bus, info := watchScripted(t)
 		bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: unread(info, usbtransport.ErrBusy, ccid.VendorInterfaceClass)}
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: info}
 		require.Equal(t, host.ReaderArrived, nextEvent(t, m).Kind, "it was not called an unusable reader before")
