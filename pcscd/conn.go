@@ -57,6 +57,8 @@ type conn struct {
 	authorized  bool
 	denied      bool
 	hasDeadline bool // for reading
+	alone       bool // see Server.asks
+	linger      linger
 	body        [wire.AttributeSize]byte
 	in, out     []byte // reused
 
@@ -127,6 +129,7 @@ func (c *conn) serve() error {
 
 // begin keeps messages back until the request is answered.
 func (c *conn) begin() {
+	c.alone = c.server.asks(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = true
@@ -255,6 +258,9 @@ func (c *conn) awaitRequest() error {
 		c.setReadDeadline(c.server.limits.Silence)
 	case c.hasDeadline:
 		c.clearReadDeadline()
+	}
+	if c.alone {
+		c.linger.until(func() bool { return c.hangup.readable() || c.server.active.Load() != c })
 	}
 	_, err := c.reader.Peek(1)
 	if c.hasDeadline {

@@ -59,3 +59,12 @@ func (h *hangup) stop() (changed bool) {
 	_ = h.conn.SetReadDeadline(time.Time{})
 	return true
 }
+
+// readable tells whether there is something to read, or the connection has ended.
+func (h *hangup) readable() (is bool) {
+	if h.raw == nil {
+		return true
+	}
+	err := h.raw.Control(func(fd uintptr) { is = readable(fd) })
+	return is || err != nil
+}

@@ -90,6 +90,9 @@ type Server struct {
 	// so a connection that is not looked at because it is busy sees it when it is done.
 	generation atomic.Uint64
 
+	// active is the connection that asked last, nil when that one has ended.
+	active atomic.Pointer[conn]
+
 	// mu is taken before a conn's.
 	mu sync.Mutex
 
@@ -371,8 +374,15 @@ func (s *Server) forget(c *conn) {
 	}
 }
 
+// asks notes that a connection has a request. It tells whether it is alone: whether none that is still there had one since its last.
+func (s *Server) asks(c *conn) (alone bool) {
+	before := s.active.Swap(c)
+	return before == c || before == nil
+}
+
 // finished is a connection's last call.
 func (s *Server) finished(c *conn) {
+	s.active.CompareAndSwap(c, nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(c)

@@ -20,6 +20,13 @@ func hungUp(fd uintptr) bool {
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
+// readable tells whether there is something to read from a socket, or that it has ended.
+func readable(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err != nil || n > 0
+}
+
 // writeNow writes a message without waiting for room in the socket.
 func writeNow(conn *net.UnixConn, message []byte) error {
 	raw, err := conn.SyscallConn()
@@ -81,11 +88,18 @@ func ended(raw syscall.RawConn) bool {
 
 // startTime returns when a process was started, in clock ticks since boot, or 0 when that cannot be told.
 func startTime(pid int32) uint64 {
-	stat, err := os.ReadFile(procDir(pid) + "/stat")
+	// Not os.ReadFile, whose ten system calls a client would wait for.
+	file, err := unix.Open(procDir(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0
 	}
-	return parseStartTime(stat)
+	defer unix.Close(file)
+	stat := make([]byte, 512) // the field is in the first 300
+	n, err := unix.Read(file, stat)
+	if err != nil {
+		return 0
+	}
+	return parseStartTime(stat[:n])
 }
 
 // parseStartTime finds the 22nd field of /proc/PID/stat. The second, a name in parentheses, may hold anything.

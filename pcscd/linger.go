@@ -1,0 +1,37 @@
+package pcscd
+
+import (
+	"runtime"
+	"time"
+)
+
+const (
+	// lingerTime is how long a connection looks for the next request itself before it sleeps until there is one.
+	lingerTime = 50 * time.Microsecond
+	// maxLingerPause bounds the requests after which it does not, since it has looked in vain.
+	maxLingerPause = 63
+)
+
+// linger decides after which requests a connection looks for the next one itself, for a moment. A program mostly asks again as
+// soon as it is answered, and to go to sleep and be woken takes several times as long as a request does. But while we look, the
+// client may be waiting for our processor. So after looking in vain we leave it for a while, longer each time.
+type linger struct {
+	pause int // requests to leave it yet
+	last  int // the pause before
+}
+
+// until looks until ready says that it is over.
+func (l *linger) until(ready func() bool) {
+	if l.pause > 0 {
+		l.pause--
+		return
+	}
+	for end := time.Now().Add(lingerTime); time.Now().Before(end); runtime.Gosched() { // others have work
+		if ready() {
+			l.last = 0
+			return
+		}
+	}
+	l.last = min(2*l.last+1, maxLingerPause)
+	l.pause = l.last
+}
