@@ -40,6 +40,7 @@ func codeOf(ctx context.Context) wire.Code {
 type conn struct {
 	server  *Server
 	client  Client
+	user    *user
 	net     *net.UnixConn
 	reader  *bufio.Reader
 	log     logrus.FieldLogger
@@ -244,6 +245,9 @@ func (c *conn) nextHeader() (wire.Header, error) {
 			return wire.Header{}, err
 		}
 	}
+	if err := c.pace(); err != nil {
+		return wire.Header{}, err
+	}
 	b, err := c.read(c.body[:wire.HeaderSize])
 	if err != nil {
 		return wire.Header{}, err
@@ -266,6 +270,17 @@ func (c *conn) awaitRequest() error {
 	if c.hasDeadline {
 		c.clearReadDeadline()
 	}
+	return err
+}
+
+// pace waits until the user may make one more request.
+func (c *conn) pace() error {
+	if c.user.requests.Allow() {
+		return nil
+	}
+	c.server.refusals.warn(c.client, "too many requests a second: client has to wait")
+	var err error
+	c.watched(func(ctx context.Context) { err = c.user.requests.Wait(ctx) })
 	return err
 }
 

@@ -15,6 +15,9 @@ type Limits struct {
 	Connections int
 	// ConnectionsPerUser is how many of them one user may have: three quarters. Root has all.
 	ConnectionsPerUser int
+	// RequestsPerSecond is how many requests all clients of one user may make, after as many at once; more of them wait. 0 is no
+	// limit. Root has none.
+	RequestsPerSecond int
 	// Silence is how long a connection without a context may say nothing: 60 s. With a context, for ever.
 	Silence time.Duration
 	// Message is how long one message may take from its first byte to its last, and a reply until the client has

@@ -5,17 +5,17 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 )
 
 // refusals logs what clients were refused, no more than a burst and then a line each refusalInterval: whoever makes
 // the server refuse must not be able to fill the log.
 type refusals struct {
-	log logrus.FieldLogger
-	now func() time.Time
+	log   logrus.FieldLogger
+	now   func() time.Time
+	lines *rate.Limiter
 
 	mu      sync.Mutex
-	tokens  float64
-	last    time.Time
 	skipped int
 }
 
@@ -25,7 +25,7 @@ const (
 )
 
 func newRefusals(log logrus.FieldLogger, now func() time.Time) *refusals {
-	return &refusals{log: log, now: now, tokens: refusalBurst, last: now()}
+	return &refusals{log: log, now: now, lines: rate.NewLimiter(rate.Every(refusalInterval), refusalBurst)}
 }
 
 // warn logs one refusal, or counts it for the next line.
@@ -44,14 +44,10 @@ func (r *refusals) warn(c Client, message string) {
 func (r *refusals) take() (skipped int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.now()
-	r.tokens = min(refusalBurst, r.tokens+now.Sub(r.last).Seconds()/refusalInterval.Seconds())
-	r.last = now
-	if r.tokens < 1 {
+	if !r.lines.AllowN(r.now(), 1) {
 		r.skipped++
 		return 0, false
 	}
-	r.tokens--
 	skipped, r.skipped = r.skipped, 0
 	return skipped, true
 }

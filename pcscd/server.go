@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -98,7 +99,7 @@ type Server struct {
 
 	listener  *net.UnixListener
 	conns     map[*conn]struct{}
-	users     map[uint32]int   // connections by uid
+	users     map[uint32]*user // by uid
 	contexts  map[uint32]*conn // by number
 	idleSince time.Time        // when conns became empty
 	lastLook  bool             // see idleLongEnough
@@ -131,7 +132,7 @@ func newServer(r resources, o ServerOptions) *Server {
 		log:        o.Logger,
 		refusals:   newRefusals(o.Logger, time.Now),
 		conns:      map[*conn]struct{}{},
-		users:      map[uint32]int{},
+		users:      map[uint32]*user{},
 		contexts:   map[uint32]*conn{},
 		idleSince:  time.Now(),
 		capacity:   wire.OldTableLen,
@@ -316,18 +317,27 @@ func (s *Server) admit(ctx context.Context, nc *net.UnixConn) (admitted bool) {
 		nc.Close()
 		return false
 	}
-	s.conns[c] = struct{}{}
-	s.users[client.UID]++
+	s.remember(c)
 	s.setExitDeadline()
 	s.mu.Unlock()
 	s.running.Go(c.run)
 	return true
 }
 
+// user returns what is known of a user. The caller holds mu.
+func (s *Server) user(uid uint32) *user {
+	u := s.users[uid]
+	if u == nil {
+		u = newUser(uid, s.limits)
+		s.users[uid] = u
+	}
+	return u
+}
+
 // makeRoom tells whether one more connection of this user may be, after dropping one that only holds a place. The
 // caller holds mu.
 func (s *Server) makeRoom(uid uint32) bool {
-	if uid != 0 && s.users[uid] >= s.limits.ConnectionsPerUser {
+	if uid != 0 && s.user(uid).connections >= s.limits.ConnectionsPerUser {
 		if !s.evictSilent(func(c *conn) bool { return c.client.UID == uid }) {
 			return false
 		}
@@ -355,15 +365,21 @@ func (s *Server) evictSilent(may func(*conn) bool) bool {
 	return true
 }
 
+// remember puts a connection into the tables. The caller holds mu.
+func (s *Server) remember(c *conn) {
+	s.conns[c] = struct{}{}
+	c.user = s.user(c.client.UID)
+	c.user.connections++
+}
+
 // forget takes a connection out of all tables, once. The caller holds mu.
 func (s *Server) forget(c *conn) {
 	if _, ok := s.conns[c]; !ok {
 		return
 	}
 	delete(s.conns, c)
-	if s.users[c.client.UID]--; s.users[c.client.UID] == 0 {
-		delete(s.users, c.client.UID)
-	}
+	c.user.connections--
+	maps.DeleteFunc(s.users, func(_ uint32, u *user) bool { return u.isForgettable() })
 	if c.context != 0 {
 		delete(s.contexts, c.context)
 		c.context = 0

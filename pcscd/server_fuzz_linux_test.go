@@ -35,6 +35,18 @@ func socketPair(t *testing.T) (server, client *net.UnixConn) {
 	return ends[0], ends[1]
 }
 
+// lonelyConn is a connection that a server has admitted, but does not serve yet.
+func lonelyConn(t *testing.T, s *Server, uid uint32) (_ *conn, client *net.UnixConn) {
+	t.Helper()
+	theirs, ours := socketPair(t)
+	t.Cleanup(func() { theirs.Close(); ours.Close() })
+	c := newConn(t.Context(), s, theirs, Client{UID: uid})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remember(c)
+	return c, ours
+}
+
 // FuzzConnection feeds a connection with whatever bytes. It must end, with its session closed, without waiting for
 // anything; what it writes must be bounded by what it was asked; and the server must know nothing of it any more.
 func FuzzConnection(f *testing.F) {
@@ -73,9 +85,7 @@ func FuzzConnection(f *testing.F) {
 		r := newFakeResources("A 00 00")
 		s := newServer(r, ServerOptions{Limits: Limits{Penalty: time.Nanosecond}})
 		s.generation.Store(1)
-		theirs, ours := socketPair(t)
-		c := newConn(t.Context(), s, theirs, Client{UID: 1000})
-		s.conns[c], s.users[1000] = struct{}{}, 1
+		c, ours := lonelyConn(t, s, 1000)
 		ended := make(chan struct{})
 		go func() { c.run(); close(ended) }()
 

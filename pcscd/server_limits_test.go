@@ -293,10 +293,10 @@ func TestSilentConnectionsMakeRoom(t *testing.T) {
 
 func TestOneUserDoesNotTakeAllConnections(t *testing.T) {
 	s := newServer(newFakeResources(), ServerOptions{Limits: Limits{Connections: 8}})
-	s.users[1000] = 6
+	s.user(1000).connections = 6
 	assert.False(t, s.makeRoom(1000))
 	assert.True(t, s.makeRoom(1001))
-	s.users[0] = 7
+	s.user(0).connections = 7
 	assert.True(t, s.makeRoom(0), "root is not bounded")
 }
 

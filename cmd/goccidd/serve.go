@@ -213,7 +213,9 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
 		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Hide: hide, Logger: d.log,
-		Limits: pcscd.Limits{Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n},
+		Limits: pcscd.Limits{
+			Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n, RequestsPerSecond: s.Limits.RequestsPerSecond.n,
+		},
 	})
 	return nil
 }

@@ -59,6 +59,7 @@ type readerSettings struct {
 type limitSettings struct {
 	Connections        count `toml:"connections"`
 	ConnectionsPerUser count `toml:"connections-per-user"`
+	RequestsPerSecond  count `toml:"requests-per-second"`
 	HandlesPerClient   count `toml:"handles-per-client"`
 	HandlesPerReader   count `toml:"handles-per-reader"`
 }

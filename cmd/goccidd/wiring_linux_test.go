@@ -51,6 +51,24 @@ func TestReloadExchangesTheAccessRules(t *testing.T) {
 	require.NoError(t, h.openAs(t, 4712))
 }
 
+func TestUsersOtherThanRootAskNoMoreThanIsSet(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to be somebody else")
+	}
+	h := newHome(t)
+	config := h.file(t, "goccidd.toml", "[limits]\nrequests-per-second = 10\n")
+	d := h.start(t, "--config", config)
+	ask := func(uid int) {
+		for range 10 { // with two requests each
+			require.NoError(t, h.openAs(t, uid))
+		}
+	}
+	ask(0)
+	require.NotContains(t, d.stderr.String(), "level=warning")
+	ask(4711)
+	d.stderr.waitFor(t, "too many requests a second: client has to wait")
+}
+
 func TestTheSandboxTakesWhatTheKernelLets(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "-d")
