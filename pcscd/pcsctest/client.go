@@ -78,12 +78,18 @@ func (c *Client) Send(command wire.Command, body, payload []byte) error {
 	return nil
 }
 
-// Receive reads exactly n bytes.
+// maxReply bounds what is read at once: a client that is out of step takes anything for a length.
+const maxReply = 1 << 20
+
+// Receive reads exactly n bytes, at most 1 MiB.
 func (c *Client) Receive(n int) ([]byte, error) { return c.receiveWithin(n, Patience) }
 
 func (c *Client) receiveWithin(n int, d time.Duration) ([]byte, error) {
 	if err := c.Conn.SetReadDeadline(time.Now().Add(d)); err != nil {
 		return nil, err
+	}
+	if n < 0 || n > maxReply {
+		return nil, fmt.Errorf("a reply of %d bytes is not read, only up to %d", n, maxReply)
 	}
 	b := make([]byte, n)
 	_, err := io.ReadFull(c.Conn, b)
