@@ -172,6 +172,37 @@ func TestTimeThatOtherSlotsTakeIsNotTheOperations(t *testing.T) {
 	})
 }
 
+// TestSpeedsThatTakeTooLongAreNotTriedAgain has a card with a long block waiting time that is deaf at its first speed: to find
+// that out takes longer than an operation may. The next one goes on with what is left.
+func TestSpeedsThatTakeTooLongAreNotTriedAgain(t *testing.T) {
+	bubble(t, "BWI 7", func(t *testing.T) {
+		const bwt = 11430 * time.Millisecond // 2^7·960·372 clocks at 4 MHz
+		reader := &deafAt{fd: 0x96, late: true}
+		slow := card.New(card.NewISO(), card.Options{ATR: []byte{0x3B, 0x90, 0x96, 0x81, 0x21, 0x75, 0xD3}})
+		c := hostDoesAll(withCards(ccid.LevelTPDU, slow), func(d *ccid.ClassDescriptor) { d.DwDefaultClock = 4000 })
+		deaf := false
+		c.Answer = func(c ccid.Command) (resp ccid.Response, mute bool) {
+			resp, mute = reader.answer(c)
+			deaf = mute
+			return resp, mute
+		}
+		r := newRig(t, c, host.Options{})
+		r.bus.Inject(func(tr virtual.Transfer) virtual.Fault {
+			if tr.Kind == virtual.BulkInTransfer && deaf {
+				return virtual.Fault{Kind: virtual.Delay, Delay: bwt}
+			}
+			return virtual.Fault{}
+		})
+		_, err := r.slot.Connect(t.Context())
+		var none *host.NoAnswerError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, time.Minute, none.Ceiling)
+		require.Equal(t, []byte{0x96}, reader.speeds())
+		r.connect(t)
+		require.NotContains(t, reader.speeds(), byte(0x96))
+	})
+}
+
 // TestNothingIsSentAfterTheCeiling has a slot that says that it is busy, again and again: where no command is under way when
 // the time is over there is nothing to recover from.
 func TestNothingIsSentAfterTheCeiling(t *testing.T) {
