@@ -18,9 +18,9 @@ const (
 	maxRepeats = 3
 	maxResynch = 3
 	// maxWTX bounds S(WTX request) blocks without progress between them. With the
-	// shortest BWT the standard allows at the default rate (100 ms and more), it
-	// leaves more than a minute and a half to a card that always asks for one.
-	maxWTX = 1000
+	// shortest BWT the standard allows (some 90 ms at 4 MHz), it leaves six minutes
+	// to a card that always asks for one, as long as some need to make a key.
+	maxWTX = 4096
 	// maxStalls bounds other well-formed blocks without progress: S(IFS request)
 	// and empty I-blocks that promise another one.
 	maxStalls = 16

@@ -3,6 +3,7 @@ package host
 import (
 	"time"
 
+	"github.com/goccid/goccid/apdu"
 	"github.com/goccid/goccid/atr"
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/ccid/quirks"
@@ -13,9 +14,14 @@ type Limits struct {
 	// Silence is the longest wait for an answer, or for a sign of life, to one message: whatever the card's waiting
 	// times and the reader's clock say, no wait is longer, but that for a PIN to be entered. Default 60 s.
 	Silence time.Duration
-	// Exchange bounds one operation with all of its messages, time extensions and waiting time extensions of T=1: a
-	// reader or a card that asks for more time again and again gets no more than this. Default 5 min.
+	// Exchange is the ceiling on one operation with all of its messages, time extensions and waiting time extensions of
+	// T=1: a reader or a card that asks for more time again and again gets no more than this. What the other slots of the
+	// reader take meanwhile does not count, nor does the recovery at the end. A PIN entry has the time for the PIN in
+	// addition. It is at least Silence. Default 60 s.
 	Exchange time.Duration
+	// KeyGeneration is the ceiling in place of Exchange where the command has the card make a key pair
+	// (apdu.GeneratesKeyPair), for which cards ask for more time for minutes. It is at least Exchange. Default 5 min.
+	KeyGeneration time.Duration
 	// Allowance is added to every wait for USB, the reader's own work and the host's scheduling. Default 1 s.
 	Allowance time.Duration
 	// Poll is the interval at which a reader without an interrupt endpoint is asked for its slots' state while
@@ -27,13 +33,50 @@ func (l Limits) withDefaults() Limits {
 	for _, f := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&l.Silence, time.Minute}, {&l.Exchange, 5 * time.Minute}, {&l.Allowance, time.Second}, {&l.Poll, 400 * time.Millisecond}} {
+	}{
+		{&l.Silence, time.Minute},
+		{&l.Exchange, time.Minute},
+		{&l.KeyGeneration, 5 * time.Minute},
+		{&l.Allowance, time.Second},
+		{&l.Poll, 400 * time.Millisecond},
+	} {
 		if *f.field <= 0 {
 			*f.field = f.value
 		}
 	}
 	l.Exchange = max(l.Exchange, l.Silence)
+	l.KeyGeneration = max(l.KeyGeneration, l.Exchange)
 	return l
+}
+
+// usual is the ceiling on an operation like any other.
+func (l Limits) usual() time.Duration { return l.Exchange }
+
+// forCommand is the ceiling on what a command APDU, or the header of a TPDU, asks of the card.
+func (l Limits) forCommand(command []byte) time.Duration {
+	if apdu.GeneratesKeyPair(command) {
+		return l.KeyGeneration
+	}
+	return l.Exchange
+}
+
+// ceiling is the bound on an operation: how long it may take, and until when. The zero value bounds nothing.
+type ceiling struct {
+	limit time.Duration
+	until time.Time
+}
+
+func newCeiling(limit time.Duration) ceiling { return ceiling{limit, time.Now().Add(limit)} }
+
+// spare leaves a time out of account.
+func (c *ceiling) spare(d time.Duration) { c.until = c.until.Add(d) }
+
+// passed returns the limit when it is over, 0 before.
+func (c ceiling) passed() time.Duration {
+	if time.Now().Before(c.until) {
+		return 0
+	}
+	return c.limit
 }
 
 // Waits that depend on neither card nor clock, before the allowance.
@@ -88,7 +131,7 @@ func newDeadlines(l Limits, class *ccid.ClassDescriptor, t quirks.Timing) deadli
 		}
 	}
 	l = l.withDefaults()
-	l.Exchange += t.T1Allowance
+	l.Exchange, l.KeyGeneration = l.Exchange+t.T1Allowance, l.KeyGeneration+t.T1Allowance
 	return deadlines{limits: l, timing: t, clockHz: plausibleClock(class.DwDefaultClock)}
 }
 

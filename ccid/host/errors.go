@@ -69,18 +69,26 @@ func (e *Error) Unwrap() error { return e.Err }
 // Timeout reports whether a deadline passed, the caller's or ours, as net.Error does.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, usbtransport.ErrTimedOut) }
 
-// NoAnswerError says that the reader sent no answer in time. It is a usbtransport.ErrTimedOut.
+// NoAnswerError says that the reader sent no answer in time, or that the time for the whole operation was over. It is a
+// usbtransport.ErrTimedOut.
 type NoAnswerError struct {
 	// Command is what was sent.
 	Command ccid.MessageType
-	// Waited is how long an answer, or a sign of life, was waited for.
+	// Waited is how long the answer was waited for, with all time extensions.
 	Waited time.Duration
+	// Ceiling is how long the operation might take in all (Limits.Exchange, Limits.KeyGeneration) where that was over, 0 where it
+	// was not.
+	Ceiling time.Duration
 	// Recovery is what was then done to the reader, and with what result.
 	Recovery Recovery
 }
 
-// Error returns "no answer to PC_to_RDR_XfrBlock within 3s; reader answers again after abort".
+// Error returns "no answer to PC_to_RDR_XfrBlock within 3s; reader answers again after abort" or, at the ceiling, "no answer to
+// PC_to_RDR_XfrBlock, given up after 1m0s in all; reader answers again after abort".
 func (e *NoAnswerError) Error() string {
+	if e.Ceiling > 0 {
+		return fmt.Sprintf("no answer to %v, given up after %v in all; %v", e.Command, e.Ceiling, e.Recovery)
+	}
 	return fmt.Sprintf("no answer to %v within %v; %v", e.Command, e.Waited.Round(time.Millisecond), e.Recovery)
 }
 

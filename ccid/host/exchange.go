@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxExtensions bounds the time extensions for one command: one each 75 ms for the default of Limits.Exchange.
+	// maxExtensions bounds the time extensions for one command: one each 75 ms for the default of Limits.KeyGeneration.
 	maxExtensions = 4096
 	// maxBusy bounds how often a command is sent again to a slot that says it is busy, busyPause apart.
 	maxBusy   = 20
@@ -58,12 +58,23 @@ func (r *Reader) command(ctx context.Context, q request) (ccid.Response, error) 
 
 // exchange sends one command and returns its answer, whatever that reports, with data of its own. As many as the reader
 // can work on are under way at once, in the order of asking; each slot has one at a time. Where the reader fails to
-// answer, the slot is brought back before the error is returned, so that the next command finds it ready.
+// answer, the slot is brought back before the error is returned, so that the next command finds it ready. It ends at the
+// ceiling of the slot's operation, in which the wait for the other slots does not count.
 func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error) {
+	asked, s := time.Now(), r.slots[q.command.Slot]
 	if err := r.acquire(ctx, r.bus); err != nil {
 		return ccid.Response{}, err
 	}
 	defer func() { <-r.bus }()
+	s.ceiling.spare(time.Since(asked))
+	within := s.ceiling
+	if within.limit == 0 {
+		within = newCeiling(r.deadlines.limits.Exchange)
+	}
+	none := NoAnswerError{Command: q.command.Type, Ceiling: within.passed()}
+	if none.Ceiling > 0 {
+		return ccid.Response{}, &none
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
@@ -71,11 +82,20 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	if err := r.settleBefore(q.command); err != nil {
 		return ccid.Response{}, err
 	}
-	resp, err := r.attempt(ctx, q, r.dispatcher.register(q))
+	begun := time.Now()
+	resp, err := r.attemptUntil(ctx, within.until, q)
 	if err == nil {
 		return resp, nil
 	}
-	return ccid.Response{}, r.settle(ctx, q, err)
+	none.Waited, none.Ceiling = time.Since(begun), within.passed()
+	return ccid.Response{}, r.settle(ctx, q, none, err)
+}
+
+// attemptUntil is attempt for a new command, which ends at a time as if there had been no answer.
+func (r *Reader) attemptUntil(ctx context.Context, end time.Time, q request) (ccid.Response, error) {
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	return r.attempt(ctx, q, r.dispatcher.register(q))
 }
 
 // settleBefore brings back what may still be at a command that was given up: the slot that c is for, and any slot of a reader
@@ -95,7 +115,7 @@ func (r *Reader) settleBefore(c ccid.Command) error {
 	return nil
 }
 
-// attempt sends a command and waits for the answer. It repairs nothing.
+// attempt sends a command and waits for the answer, with all time extensions until ctx ends. It repairs nothing.
 func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response, error) {
 	defer r.dispatcher.leave(c)
 	r.traceCommand(c.command, q.secret)
@@ -107,7 +127,6 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 	if limits == (Limits{}) {
 		limits = r.deadlines.limits
 	}
-	end := time.Now().Add(max(limits.Exchange, q.wait))
 	timer := time.NewTimer(q.wait)
 	defer timer.Stop()
 	for extensions := 0; extensions <= maxExtensions; extensions++ {
@@ -118,7 +137,7 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 		if resp.Status.Command() != ccid.CommandTimeExtension {
 			return resp, r.heed(ctx, c.command, resp.Status)
 		}
-		timer.Reset(min(limits.extended(q.wait, uint8(resp.Error)), time.Until(end)))
+		timer.Reset(limits.extended(q.wait, uint8(resp.Error)))
 	}
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
@@ -160,8 +179,8 @@ func (c *call) next(ctx context.Context, deadline <-chan time.Time) (ccid.Respon
 	}
 }
 
-// settle brings the slot back after a command that got no answer, and returns the error to report.
-func (r *Reader) settle(ctx context.Context, q request, err error) error {
+// settle brings the slot back after a command that got no answer, and returns the error to report: none, if it is that.
+func (r *Reader) settle(ctx context.Context, q request, none NoAnswerError, err error) error {
 	if errors.Is(err, usbtransport.ErrRemoved) {
 		return err
 	}
@@ -181,7 +200,8 @@ func (r *Reader) settle(ctx context.Context, q request, err error) error {
 	case ctx.Err() != nil:
 		return &usbtransport.Error{Op: q.command.Type.String(), Device: r.device.info.PortPath, Kind: usbtransport.ContextKind(ctx)}
 	case errors.Is(err, usbtransport.ErrTimedOut):
-		return &NoAnswerError{Command: q.command.Type, Waited: q.wait, Recovery: recovery}
+		none.Recovery = recovery
+		return &none
 	}
 	return fmt.Errorf("%w; %v", err, recovery)
 }

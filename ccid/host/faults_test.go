@@ -170,29 +170,33 @@ func TestEndlessTimeExtensionsEnd(t *testing.T) {
 
 // TestMuteReaderIsBroughtBack has a card that never answers in a reader that waits for it for longer than we do.
 func TestMuteReaderIsBroughtBack(t *testing.T) {
-	for _, level := range levels {
-		bubble(t, level.String(), func(t *testing.T) {
-			var first sync.Once
-			c := card.New(card.NewISO(), card.Options{Protocol: 1, Patience: -1, Behave: func([]byte) card.Behaviour {
-				var b card.Behaviour
-				first.Do(func() { b.Delay = time.Hour })
-				return b
-			}})
-			r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{c}, WaitingTime: time.Hour}, host.Options{Limits: short})
-			r.connect(t)
-			_, err := r.slot.Transmit(t.Context(), []byte{0, 0xA4, 0, 0x0C})
-			var silent *host.NoAnswerError
-			require.ErrorAs(t, err, &silent)
-			require.ErrorIs(t, err, usbtransport.ErrTimedOut)
-			require.True(t, silent.Recovery.Recovered, "%v", silent)
-			require.Equal(t, host.StepAbort, silent.Recovery.Tried[0])
-			r.connect(t)
-			got, err := r.slot.Transmit(t.Context(), []byte{0, 0xA4, 0, 0x0C})
-			require.NoError(t, err)
-			require.Equal(t, []byte{0x90, 0x00}, got)
-			r.requireNoViolations(t)
-		})
+	for name, limits := range map[string]host.Limits{"short": short, "default": {}} {
+		for _, level := range levels {
+			bubble(t, fmt.Sprintf("%v, %s limits", level, name), func(t *testing.T) { muteReaderIsBroughtBack(t, level, limits) })
+		}
 	}
+}
+
+func muteReaderIsBroughtBack(t *testing.T, level ccid.ExchangeLevel, limits host.Limits) {
+	var first sync.Once
+	c := card.New(card.NewISO(), card.Options{Protocol: 1, Patience: -1, Behave: func([]byte) card.Behaviour {
+		var b card.Behaviour
+		first.Do(func() { b.Delay = time.Hour })
+		return b
+	}})
+	r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{c}, WaitingTime: time.Hour}, host.Options{Limits: limits})
+	r.connect(t)
+	_, err := r.slot.Transmit(t.Context(), []byte{0, 0xA4, 0, 0x0C})
+	var silent *host.NoAnswerError
+	require.ErrorAs(t, err, &silent)
+	require.ErrorIs(t, err, usbtransport.ErrTimedOut)
+	require.True(t, silent.Recovery.Recovered, "%v", silent)
+	require.Equal(t, host.StepAbort, silent.Recovery.Tried[0])
+	r.connect(t)
+	got, err := r.slot.Transmit(t.Context(), []byte{0, 0xA4, 0, 0x0C})
+	require.NoError(t, err)
+	require.Equal(t, []byte{0x90, 0x00}, got)
+	r.requireNoViolations(t)
 }
 
 func TestMuteCardIsReportedAndWorksAfterReset(t *testing.T) {

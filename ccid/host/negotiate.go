@@ -165,7 +165,11 @@ func (s *Slot) setProtocol(ctx context.Context, t uint8, mapping Mapping) error 
 		}
 		s.transmitter = nil
 		_ = errors.As(err, &silent)
-		if isFinal(ctx, s.reader, err) {
+		if s.isFinal(ctx, err) {
+			if s.ceiling.passed() > 0 {
+				// The next operation goes on with what this one did not get to.
+				s.learn(t, append(failed, try))
+			}
 			return err
 		}
 		s.reader.log.Debugf("slot %d: T=%d with Fi/Di %02X: %v", s.index, t, try.fd, err)

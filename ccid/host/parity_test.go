@@ -103,7 +103,7 @@ func TestReaderReportsAMuteCardBeforeItIsGivenUp(t *testing.T) {
 			}
 			return failure(c)
 		}
-		r := newRig(t, c, host.Options{Limits: host.Limits{Allowance: time.Millisecond}})
+		r := newRig(t, c, host.Options{Limits: host.Limits{Allowance: time.Millisecond, Exchange: 10 * time.Minute}})
 		r.connect(t)
 		mute = true
 		r.bus.Inject(func(tr virtual.Transfer) virtual.Fault {

@@ -25,8 +25,8 @@ func (r *Reader) PINSupport() ccid.PINSupport {
 // that the card was given nothing: 6401 when the holder cancelled, 6400 when time ran out, and what else a reader has in
 // 64xx and 6Bxx. BTeoPrologue is filled in here.
 //
-// It needs PowerOn and SetProtocol. The wait is bounded by BTimeOut, not by Limits.Silence. When ctx ends, the entry is
-// aborted. Errors, in an *Error: ErrNoPINPad, ErrTooLong, ccid.ErrMessage for a structure that has no form, and those of
+// It needs PowerOn and SetProtocol. The wait for a sign of life is bounded by BTimeOut, not by Limits.Silence; a reader that
+// asks for more time gets that and Limits.Exchange in all. When ctx ends, the entry is aborted. Errors, in an *Error: ErrNoPINPad, ErrTooLong, ccid.ErrMessage for a structure that has no form, and those of
 // Transmit. No trace has the message, nor what answers it.
 func (s *Slot) VerifyPIN(ctx context.Context, p ccid.PINVerificationData) ([]byte, error) {
 	return s.enterPIN(ctx, "verify PIN", pinEntry{
@@ -78,7 +78,8 @@ var (
 
 func (s *Slot) enterPIN(ctx context.Context, op string, e pinEntry) ([]byte, error) {
 	var response []byte
-	err := s.doFor(ctx, op, e.wait, func(ctx context.Context) (err error) {
+	limit := func(l Limits) time.Duration { return l.Exchange + e.wait }
+	err := s.doWithin(ctx, op, limit, func(ctx context.Context) (err error) {
 		pad, ok := s.transmitter.(pinTransmitter)
 		switch {
 		case s.reader.PINSupport()&e.needs == 0:

@@ -58,7 +58,7 @@ func (s *Slot) powerOn(ctx context.Context, reset Reset) error {
 	s.session = s.reader.withoutCard()
 	if reset == WarmReset && powered && !needs.OffBeforeOn {
 		err := s.activate(ctx, power)
-		if err == nil || isFinal(ctx, s.reader, err) {
+		if err == nil || s.isFinal(ctx, err) {
 			return err
 		}
 		s.reader.log.Debugf("slot %d: warm reset: %v", s.index, err)
@@ -89,7 +89,7 @@ func (s *Slot) tryVoltages(ctx context.Context) error {
 			return s.matchClass(ctx)
 		}
 		var failed *ccid.CommandError
-		if !errors.As(err, &failed) && !errors.Is(err, ErrBadATR) || isFinal(ctx, s.reader, err) {
+		if !errors.As(err, &failed) && !errors.Is(err, ErrBadATR) || s.isFinal(ctx, err) {
 			return err
 		}
 		s.reader.log.Debugf("slot %d: power on at %v: %v", s.index, power, err)

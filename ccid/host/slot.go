@@ -20,9 +20,11 @@ type Slot struct {
 	reader *Reader
 	index  int
 
-	// ops belongs to whoever put a token in; it guards the card session.
+	// ops belongs to whoever put a token in; it guards the card session and the ceiling.
 	ops chan struct{}
 	session
+	// ceiling is that of the operation under way. When the reader is opened there is none, and each exchange has its own.
+	ceiling ceiling
 	// unsettled: a command was given up, and the reader may still be at it. It belongs to whoever is at an exchange for
 	// this slot or, in a reader that works for one slot at a time, for any.
 	unsettled bool
@@ -155,14 +157,16 @@ func (s *Slot) ATR() []byte {
 // Transmit sends a command APDU to the card and returns its response APDU, data and SW1 SW2, whatever exchange level the
 // reader has. It needs PowerOn and SetProtocol. Commands may be of any case, short or extended; through readers at
 // short APDU level extended ones go in parts, or fail with ErrExtendedAPDU where the card does not say that it can put them
-// together. With T=0 set transparently, command and response are TPDUs.
+// together. With T=0 set transparently, command and response are TPDUs. It takes Limits.Exchange at most, or
+// Limits.KeyGeneration, and the recovery after that.
 //
 // Errors, in an *Error: ErrNotPowered, ErrNoProtocol, ErrNoCard, ErrTooLong, *ccid.CommandError, *NoAnswerError, errors
 // of t0 and t1, and those of usbtransport. After an error of T=1, or a recovery that took the card's power away, the
 // card needs PowerOn and SetProtocol again, and Transmit returns ErrNotPowered until then.
 func (s *Slot) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	var response []byte
-	err := s.do(ctx, "transmit", func(ctx context.Context) (err error) {
+	limit := func(l Limits) time.Duration { return l.forCommand(command) }
+	err := s.doWithin(ctx, "transmit", limit, func(ctx context.Context) (err error) {
 		if answer, ok := s.identity(command); ok {
 			response = answer
 			return nil
@@ -245,27 +249,29 @@ func (s *Slot) command(ctx context.Context, q request) (ccid.Response, error) {
 
 // do runs one operation on the slot, within Limits.Exchange, and makes its error an *Error.
 func (s *Slot) do(ctx context.Context, op string, f func(context.Context) error) error {
-	return s.doFor(ctx, op, 0, f)
+	return s.doWithin(ctx, op, Limits.usual, f)
 }
 
-// doFor is do with some more time than Limits.Exchange.
-func (s *Slot) doFor(ctx context.Context, op string, more time.Duration, f func(context.Context) error) error {
-	err := s.run(ctx, op, more, f)
+// doWithin is do within what limit makes of the limits that hold for the card.
+func (s *Slot) doWithin(ctx context.Context, op string, limit func(Limits) time.Duration, f func(context.Context) error) error {
+	err := s.run(ctx, op, limit, f)
 	if err == nil {
 		return nil
 	}
 	return &Error{Op: op, Reader: s.Name(), Slot: s.index, Err: err}
 }
 
-func (s *Slot) run(ctx context.Context, op string, more time.Duration, f func(context.Context) error) error {
+func (s *Slot) run(ctx context.Context, op string, limit func(Limits) time.Duration, f func(context.Context) error) error {
 	if err := s.reader.acquire(ctx, s.ops); err != nil {
 		return err
 	}
 	defer func() { <-s.ops }()
+	s.ceiling = newCeiling(limit(s.deadlines.limits))
+	defer func() { s.ceiling = ceiling{} }()
 	s.begin(op)
 	defer s.finish()
 	s.reader.noticeSleep()
-	err := withTimeout(ctx, s.deadlines.limits.Exchange+more, f)
+	err := f(ctx)
 	if gone := s.reader.gone(); err != nil && gone != nil && !errors.Is(err, usbtransport.ErrRemoved) {
 		// Whatever the operation met on its way, such as the card without the power that it lost with the reader.
 		return gone
@@ -363,7 +369,7 @@ func (s *Slot) announce(events uint64) {
 	s.changed = make(chan struct{})
 }
 
-// isFinal reports whether an error leaves nothing to try: reader or card are gone, or the caller has.
-func isFinal(ctx context.Context, r *Reader, err error) bool {
-	return ctx.Err() != nil || r.gone() != nil || errors.Is(err, ErrNoCard)
+// isFinal reports whether an error leaves nothing to try: reader or card are gone, or the caller has, or the time is over.
+func (s *Slot) isFinal(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || s.reader.gone() != nil || errors.Is(err, ErrNoCard) || s.ceiling.passed() > 0
 }

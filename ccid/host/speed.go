@@ -122,7 +122,7 @@ func (s *Slot) judgeSpeed(ctx context.Context, err error) {
 		s.proven = true
 		return
 	}
-	if s.parameters.PPS && !isFinal(ctx, s.reader, err) && isLineFault(err) {
+	if s.parameters.PPS && !s.isFinal(ctx, err) && isLineFault(err) {
 		s.reader.options.Speeds.remember(s.speedKeyOf(s.parameters.T), attempt{s.parameters.FD, s.edc})
 	}
 }

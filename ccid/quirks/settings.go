@@ -74,7 +74,8 @@ type Timing struct {
 	T1Allowance time.Duration `toml:"t1_allowance"`
 	// Silence is the longest wait for one answer or sign of life, in place of the driver's own limit.
 	Silence time.Duration `toml:"silence"`
-	// Exchange bounds one operation with all of its time extensions, in place of the driver's own limit.
+	// Exchange is the ceiling on one operation with all of its time extensions, in place of the driver's own of 60 s. The
+	// generation of a key pair has 5 min, or this where it is more.
 	Exchange time.Duration `toml:"exchange"`
 	// Poll is the interval at which slots are asked for their state, where that is done.
 	Poll time.Duration `toml:"poll"`

@@ -195,7 +195,7 @@ func (p *program) open(ctx context.Context, c candidate) (*host.Reader, error) {
 	var reader *host.Reader
 	err := p.step(ctx, func(ctx context.Context) (err error) {
 		reader, err = c.device.Open(ctx, c.function.Interface.Number, host.Options{
-			Logger: p.log, Number: c.index, Quirks: c.quirks, Limits: host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout},
+			Logger: p.log, Number: c.index, Quirks: c.quirks, Limits: p.limits(),
 		})
 		return err
 	})

@@ -89,7 +89,7 @@ func (p *program) replay(ctx context.Context, f replayFlags, name string) error 
 	steps := []rerun.Done{}
 	result, err := rerun.Run(ctx, c, rerun.Options{
 		Strict: !f.lenient, Pace: pace, Patience: patiences[f.speed], Step: p.step,
-		Host: host.Options{Logger: p.log, Quirks: table, Limits: host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout}},
+		Host: host.Options{Logger: p.log, Quirks: table, Limits: p.limits()},
 		Report: func(d rerun.Done) {
 			steps = append(steps, d)
 			if !p.opts.json {

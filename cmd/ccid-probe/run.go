@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/goccid/goccid/ccid/host"
 	"github.com/goccid/goccid/cmd/ccid-probe/internal/advice"
 	"github.com/goccid/goccid/usbtransport"
 )
@@ -65,7 +66,7 @@ type options struct {
 // quirksDir is where an administrator's quirks are.
 const quirksDir = "/etc/goccid/quirks.d"
 
-// defaultTimeout is long enough for a card that makes a long RSA key, which is the slowest that cards do.
+// defaultTimeout is long enough for all that cards do but to make a long RSA key, for which some need minutes.
 const defaultTimeout = time.Minute
 
 // run is the program: it does what args say, and returns the exit code.
@@ -216,6 +217,11 @@ func (p *program) checkOptions(c *cobra.Command, _ []string) error {
 		return usage("", "--timeout: %v is no time to wait; give one like 30s", p.opts.timeout)
 	}
 	return nil
+}
+
+// limits are those of a reader: no step takes longer than the flag says, whatever the command.
+func (p *program) limits() host.Limits {
+	return host.Limits{Silence: p.opts.timeout, Exchange: p.opts.timeout, KeyGeneration: p.opts.timeout}
 }
 
 // step runs f with the time that one step may take.
