@@ -26,8 +26,9 @@ func (r *Reader) PINSupport() ccid.PINSupport {
 // 64xx and 6Bxx. BTeoPrologue is filled in here.
 //
 // It needs PowerOn and SetProtocol. The wait for a sign of life is bounded by BTimeOut, not by Limits.Silence; a reader that
-// asks for more time gets that and Limits.Exchange in all. When ctx ends, the entry is aborted. Errors, in an *Error: ErrNoPINPad, ErrTooLong, ccid.ErrMessage for a structure that has no form, and those of
-// Transmit. No trace has the message, nor what answers it.
+// asks for more time gets that and Limits.Exchange in all. When ctx ends, the entry is aborted. Errors, in an *Error: ErrNoPINPad,
+// ErrTooLong, ccid.ErrMessage for a structure that has no form, and those of Transmit. No trace has the message, nor what
+// answers it.
 func (s *Slot) VerifyPIN(ctx context.Context, p ccid.PINVerificationData) ([]byte, error) {
 	return s.enterPIN(ctx, "verify PIN", pinEntry{
 		needs: ccid.PINVerification, length: len(p.PINAPDU), wait: s.reader.deadlines.pin(p.BTimeOut, 1),
