@@ -108,17 +108,16 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 		limits = r.deadlines.limits
 	}
 	end := time.Now().Add(max(limits.Exchange, q.wait))
-	timer := time.NewTimer(q.wait)
-	defer timer.Stop()
+	wait := q.wait
 	for extensions := 0; extensions <= maxExtensions; extensions++ {
-		resp, err := c.next(ctx, timer.C)
+		resp, err := r.dispatcher.next(ctx, c, wait)
 		if err != nil {
 			return ccid.Response{}, err
 		}
 		if resp.Status.Command() != ccid.CommandTimeExtension {
 			return resp, r.heed(ctx, c.command, resp.Status)
 		}
-		timer.Reset(min(limits.extended(q.wait, uint8(resp.Error)), time.Until(end)))
+		wait = min(limits.extended(q.wait, uint8(resp.Error)), time.Until(end))
 	}
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
@@ -146,18 +145,6 @@ func (r *Reader) heed(ctx context.Context, to ccid.Command, status ccid.Status) 
 	}
 	s.observe(status, to.Type)
 	return nil
-}
-
-// next waits for the next message to a call.
-func (c *call) next(ctx context.Context, deadline <-chan time.Time) (ccid.Response, error) {
-	select {
-	case a := <-c.answers:
-		return a.resp, a.err
-	case <-deadline:
-		return ccid.Response{}, usbtransport.ErrTimedOut
-	case <-ctx.Done():
-		return ccid.Response{}, usbtransport.ContextKind(ctx)
-	}
 }
 
 // settle brings the slot back after a command that got no answer, and returns the error to report.
