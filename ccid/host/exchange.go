@@ -64,10 +64,8 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 		return ccid.Response{}, err
 	}
 	defer func() { <-r.bus }()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := r.device.bind(ctx, r.life)
 	defer cancel()
-	defer context.AfterFunc(r.life, cancel)()
-
 	if err := r.settleBefore(q.command); err != nil {
 		return ccid.Response{}, err
 	}
