@@ -158,7 +158,8 @@ func (b *Bus) Transfers() int {
 	return b.count
 }
 
-// judge counts a transfer and asks for its fault. A transfer to a device that is not there any more never begins.
+// judge counts a transfer and asks for its fault, of whom the device and the data are copies. A transfer to a device that is not
+// there any more never begins.
 func (b *Bus) judge(p *plug, t Transfer) (fault Fault, begun bool) {
 	b.mu.Lock()
 	if !b.holds(p) {
@@ -172,6 +173,7 @@ func (b *Bus) judge(p *plug, t Transfer) (fault Fault, begun bool) {
 	if f == nil {
 		return Fault{}, true
 	}
+	t.Device, t.Data = p.describe(), slices.Clone(t.Data)
 	return f(t), true
 }
 

@@ -3,6 +3,7 @@ package virtual
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/goccid/goccid/usbtransport"
@@ -35,13 +36,15 @@ type Port struct {
 const maxQueued = 256
 
 // Send queues one transfer for an IN endpoint. It is dropped when the device is unplugged, or when the host has left
-// 256 transfers of this endpoint unread.
+// 256 transfers of this endpoint unread. data is the bus's from now on.
 func (p *Port) Send(endpoint uint8, data []byte) {
-	p.plug.queue(endpoint, func() []byte { return data })
+	p.plug.queue(endpoint, &delivery{bytes: data})
 }
 
 // SendLate queues one transfer whose bytes are asked for when the host reads it.
-func (p *Port) SendLate(endpoint uint8, data func() []byte) { p.plug.queue(endpoint, data) }
+func (p *Port) SendLate(endpoint uint8, data func() []byte) {
+	p.plug.queue(endpoint, &delivery{late: data})
+}
 
 // Stall halts an endpoint until the host clears the halt.
 func (p *Port) Stall(endpoint uint8) { p.plug.setHalt(endpoint, true) }
@@ -165,23 +168,25 @@ func FaultAt(index int, f Fault) FaultFunc {
 	}
 }
 
-// damage changes the bytes as the fault says.
+// damage returns the bytes as the fault makes them.
 func (f Fault) damage(b []byte) []byte {
 	const offsetSlot, offsetSeq = 5, 6
-	b = append([]byte(nil), b...)
 	switch f.Kind {
 	case Truncate:
 		return b[:max(0, min(f.Length, len(b)))]
 	case Garble:
+		b = slices.Clone(b)
 		for i := range b {
 			b[i] = byte(0xA5 + 89*i)
 		}
 	case WrongSeq:
 		if len(b) > offsetSeq {
+			b = slices.Clone(b)
 			b[offsetSeq] += 0x55
 		}
 	case WrongSlot:
 		if len(b) > offsetSlot {
+			b = slices.Clone(b)
 			b[offsetSlot] ^= 0x2A
 		}
 	}

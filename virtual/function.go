@@ -28,10 +28,10 @@ type function struct {
 	mu       sync.Mutex
 	port     *Port // nil while unplugged
 	slots    []*slot
-	busy     int // slots at work
-	lastSeq  int // bSeq of the last command, -1 before the first
-	work     sync.WaitGroup
-	notified bool // a notification is queued
+	busy     int            // slots at work
+	lastSeq  int            // bSeq of the last command, -1 before the first
+	work     sync.WaitGroup // the slots' workers
+	notified bool           // a notification is queued
 }
 
 func newFunction(r *Reader, position int, m ModelInterface) (*function, error) {
@@ -143,6 +143,7 @@ func (f *function) detach() {
 	f.port = nil
 	for _, s := range f.slots {
 		s.cancel()
+		s.stopWorker()
 	}
 	f.mu.Unlock()
 	f.work.Wait()
@@ -326,7 +327,7 @@ func (f *function) refuse(c ccid.Command, code ccid.ErrorCode) {
 	f.respond(ccid.Response{Type: kind, Slot: c.Slot, Seq: c.Seq, Status: ccid.NewStatus(icc, ccid.CommandFailed), Error: code})
 }
 
-// begin gives a slot work for a goroutine. It reports whether the slot took it.
+// begin gives a slot work for its worker.
 func (f *function) begin(s *slot, c ccid.Command, work func(context.Context) ccid.Response) {
 	f.mu.Lock()
 	limit := max(1, int(f.class.BMaxCCIDBusySlots))
@@ -344,13 +345,11 @@ func (f *function) begin(s *slot, c ccid.Command, work func(context.Context) cci
 	run := &run{command: c, cancel: cancel, done: make(chan struct{})}
 	s.running, s.latest = run, run
 	f.busy++
-	f.work.Add(1)
-	f.mu.Unlock()
-	go func() {
-		defer f.work.Done()
+	s.worker() <- func() {
 		defer cancel()
 		r := work(ctx)
 		s.finished(run, r)
 		close(run.done)
-	}()
+	}
+	f.mu.Unlock()
 }

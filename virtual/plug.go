@@ -40,14 +40,13 @@ type endpoint struct {
 // delivery is one transfer that an IN endpoint has to deliver.
 type delivery struct {
 	late  func() []byte
-	bytes []byte // once late has been called
-	asked bool
-	begun bool // some of it was delivered; what is left is less than a packet, or a whole number of them
+	bytes []byte // where late is nil or has been called
+	begun bool   // some of it was delivered; what is left is less than a packet, or a whole number of them
 }
 
 func (d *delivery) data() []byte {
-	if !d.asked {
-		d.bytes, d.asked = d.late(), true
+	if d.late != nil {
+		d.bytes, d.late = d.late(), nil
 	}
 	return d.bytes
 }
@@ -86,7 +85,7 @@ func (p *plug) remove() {
 	p.broadcast()
 }
 
-func (p *plug) queue(address uint8, data func() []byte) {
+func (p *plug) queue(address uint8, d *delivery) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.endpoints[address]
@@ -96,7 +95,7 @@ func (p *plug) queue(address uint8, data func() []byte) {
 	if e.held != nil {
 		e.queue, e.held = append(e.queue, e.held), nil
 	}
-	e.queue = append(e.queue, &delivery{late: data})
+	e.queue = append(e.queue, d)
 	p.broadcast()
 }
 
@@ -163,17 +162,17 @@ func (t *transfer) fail(kind, cause error) error {
 	return &usbtransport.Error{Op: t.op, Device: t.plug.info.PortPath, Endpoint: t.address, Kind: kind, Cause: cause}
 }
 
-// enter keeps Close from finishing until the returned function is called.
-func (c *claim) enter() (leave func(), ok bool) {
+// enter keeps Close from finishing until under.Done is called.
+func (c *claim) enter() bool {
 	c.ending.Lock()
 	defer c.ending.Unlock()
 	select {
 	case <-c.closed:
-		return nil, false
+		return false
 	default:
 	}
 	c.under.Add(1)
-	return c.under.Done, true
+	return true
 }
 
 // state tells why a transfer can't go on, or nil. It wants plug.mu held.
@@ -261,7 +260,7 @@ func (t *transfer) begin(kind TransferKind, setup usbtransport.Setup, data []byt
 		endpoint = 0
 	}
 	var begun bool
-	t.fault, begun = t.plug.bus.judge(t.plug, Transfer{Device: t.plug.describe(), Kind: kind, Endpoint: endpoint, Setup: setup, Data: slices.Clone(data)})
+	t.fault, begun = t.plug.bus.judge(t.plug, Transfer{Kind: kind, Endpoint: endpoint, Setup: setup, Data: data})
 	if !begun {
 		return t.fail(usbtransport.ErrRemoved, nil)
 	}
@@ -316,11 +315,10 @@ const maxControl = 4096
 
 // Control implements usbtransport.Interface.
 func (c *claim) Control(ctx context.Context, setup usbtransport.Setup, data []byte) (int, error) {
-	leave, ok := c.enter()
-	if !ok {
+	if !c.enter() {
 		return 0, c.closedError("control", 0)
 	}
-	defer leave()
+	defer c.under.Done()
 	t := c.transfer(ctx, "control", 0)
 	if len(data) > maxControl {
 		return 0, t.fail(usbtransport.ErrInvalid, fmt.Errorf("%d bytes, at most %d", len(data), maxControl))
@@ -333,7 +331,7 @@ func (c *claim) Control(ctx context.Context, setup usbtransport.Setup, data []by
 	}
 	in := setup.RequestType&0x80 != 0
 	if !in {
-		data = t.fault.damage(data)
+		data = t.fault.damage(slices.Clone(data))
 	}
 	n, ok := c.plug.control(setup, data)
 	if !ok {
@@ -347,11 +345,10 @@ func (c *claim) Control(ctx context.Context, setup usbtransport.Setup, data []by
 
 // BulkOut implements usbtransport.Interface.
 func (c *claim) BulkOut(ctx context.Context, address uint8, data []byte) (int, error) {
-	leave, ok := c.enter()
-	if !ok {
+	if !c.enter() {
 		return 0, c.closedError("bulk out", address)
 	}
-	defer leave()
+	defer c.under.Done()
 	t := c.transfer(ctx, "bulk out", address)
 	if _, err := t.endpoint(BulkOutTransfer); err != nil {
 		return 0, err
@@ -385,11 +382,10 @@ func (c *claim) InterruptIn(ctx context.Context, address uint8, buf []byte) (int
 }
 
 func (c *claim) in(ctx context.Context, kind TransferKind, address uint8, buf []byte) (int, error) {
-	leave, ok := c.enter()
-	if !ok {
+	if !c.enter() {
 		return 0, c.closedError(kind.String(), address)
 	}
-	defer leave()
+	defer c.under.Done()
 	t := c.transfer(ctx, kind.String(), address)
 	e, err := t.endpoint(kind)
 	if err != nil {
@@ -405,7 +401,7 @@ func (c *claim) in(ctx context.Context, kind TransferKind, address uint8, buf []
 		return t.end(0)
 	}
 	n := 0
-	if err := t.await(func() bool {
+	if err := t.await(func() (ok bool) {
 		n, ok = t.deliver(e, buf)
 		return ok
 	}); err != nil {
@@ -429,39 +425,38 @@ func (t *transfer) deliver(e *endpoint, buf []byte) (n int, ok bool) {
 		switch fault.Kind {
 		case Drop:
 			d.data() // lost on its way: for the device it was sent
-			e.queue = e.queue[1:]
+			e.queue = slices.Delete(e.queue, 0, 1)
 			t.fault = Fault{}
 			return 0, false
 		case Hold:
 			d.data() // the device has sent it
-			e.held, e.queue = d, e.queue[1:]
+			e.held, e.queue = d, slices.Delete(e.queue, 0, 1)
 			t.fault = Fault{}
 			return 0, false
 		case ZeroLength:
 			return 0, true
 		case Duplicate:
 			b := d.data()
-			e.queue = slices.Insert(e.queue, 1, &delivery{bytes: b, asked: true})
+			e.queue = slices.Insert(e.queue, 1, &delivery{bytes: b})
 		}
-		d.bytes, d.asked = fault.damage(d.data()), true
+		d.bytes = fault.damage(d.data())
 	}
 	size := e.descriptor.MaxPacketSize
 	short := len(d.bytes)%size != 0 || !d.begun && len(d.bytes) == 0
 	n = copy(buf, d.bytes)
 	d.bytes, d.begun = d.bytes[n:], true
 	if len(d.bytes) == 0 && (short || n < len(buf)) {
-		e.queue = e.queue[1:]
+		e.queue = slices.Delete(e.queue, 0, 1)
 	}
 	return n, true
 }
 
 // ClearHalt implements usbtransport.Interface.
 func (c *claim) ClearHalt(ctx context.Context, address uint8) error {
-	leave, ok := c.enter()
-	if !ok {
+	if !c.enter() {
 		return c.closedError("clear halt", address)
 	}
-	defer leave()
+	defer c.under.Done()
 	setup := usbtransport.Setup{RequestType: 0x02, Request: 1, Index: uint16(address)}
 	t := c.transfer(ctx, "clear halt", address)
 	if err := t.begin(ControlTransfer, setup, nil); err != nil {
@@ -476,11 +471,10 @@ func (c *claim) ClearHalt(ctx context.Context, address uint8) error {
 
 // Reset implements usbtransport.Interface.
 func (c *claim) Reset(ctx context.Context) error {
-	leave, ok := c.enter()
-	if !ok {
+	if !c.enter() {
 		return c.closedError("reset", 0)
 	}
-	defer leave()
+	defer c.under.Done()
 	t := c.transfer(ctx, "reset", 0)
 	if kind := ended(ctx); kind != nil {
 		return t.fail(kind, nil)

@@ -16,7 +16,8 @@ type slot struct {
 	changed  bool // since the last notification
 	pulled   bool // the card is being taken out
 	running  *run
-	latest   *run // running, or the one before; its response may still be on its way
+	latest   *run        // running, or the one before; its response may still be on its way
+	work     chan func() // of the worker, nil for none. The one that runs may not have returned yet when the next one comes
 
 	session
 	aborting *abort
@@ -67,6 +68,29 @@ func (s *slot) cardLost() {
 func (s *slot) cancel() {
 	if s.running != nil {
 		s.running.cancel()
+	}
+}
+
+// worker returns where to leave work for the slot's goroutine, which lives from the first command of a plug-in to its end. It wants
+// mu held.
+func (s *slot) worker() chan<- func() {
+	if s.work == nil {
+		work := make(chan func(), 1)
+		s.work = work
+		s.function.work.Go(func() {
+			for f := range work {
+				f()
+			}
+		})
+	}
+	return s.work
+}
+
+// stopWorker has the worker end with what it has been given. It wants mu held.
+func (s *slot) stopWorker() {
+	if s.work != nil {
+		close(s.work)
+		s.work = nil
 	}
 }
 

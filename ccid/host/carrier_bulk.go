@@ -24,7 +24,8 @@ type bulk struct {
 	number     uint8         // of the interface, for wIndex
 	out, in    uint8         // endpoint addresses
 	packet     int           // wMaxPacketSize of in
-	rest       time.Duration // how long to wait for the rest of a message
+	rest       time.Duration // how long to wait for the next part of a message
+	end        time.Time     // of the wait for all parts of the message that has begun
 	outMessage []byte
 	inMessage  []byte
 }
@@ -76,7 +77,7 @@ func (b *bulk) receive(ctx context.Context) (ccid.Response, error) {
 }
 
 // fill reads until at least needed bytes of the message are there. A transfer that ends early is followed by another
-// one, for a little while: some readers send header and data apart.
+// one, for a little while: some readers send header and data apart. All of them have messageWait.
 func (b *bulk) fill(ctx context.Context, needed int) error {
 	for empty := 0; len(b.inMessage) < needed; {
 		begun := len(b.inMessage)
@@ -107,10 +108,13 @@ func (b *bulk) read(ctx context.Context, want int) (int, error) {
 	if begun > 0 {
 		var cancel context.CancelFunc
 		// Not under ctx: what is left of a message would be taken for the next one, which may be for another slot.
-		waiting, cancel = context.WithTimeout(context.Background(), b.rest)
+		waiting, cancel = context.WithTimeout(context.Background(), min(b.rest, time.Until(b.end)))
 		defer cancel()
 	}
 	n, err := b.gate.bulkIn(waiting, b.in, b.inMessage[begun:begun+size])
+	if begun == 0 {
+		b.end = time.Now().Add(messageWait)
+	}
 	if n < 0 || n > size {
 		return 0, fmt.Errorf("%w: transfer of %d bytes into %d", usbtransport.ErrOverflow, n, size)
 	}

@@ -67,7 +67,7 @@ type token interface {
 // one at a time. So a command is sent when its response is waited for, by whoever receives, one stage after the other. What is
 // not a request of ICCD is answered as a reader answers that does not know the command.
 //
-// All but send is for one goroutine at a time: the dispatcher's that reads or, while none does, the one that repairs.
+// All but send is for one goroutine at a time: the one that reads for the dispatcher or, while none does, the one that repairs.
 type iccd struct {
 	gate     gate
 	number   uint8             // of the interface, for wIndex

@@ -92,8 +92,10 @@ const (
 	escapeWait = 30 * time.Second
 	// drainWait is how long a notification from before the opening is waited for.
 	drainWait = 100 * time.Millisecond
-	// restWait is for the rest of a message whose first bytes have come.
-	restWait = 250 * time.Millisecond
+	// restWait is for the next bytes of a message whose first ones have come, messageWait for all of them: a full-speed device
+	// sends the longest message in a tenth of a second.
+	restWait    = 250 * time.Millisecond
+	messageWait = 5 * time.Second
 	// recoveryWait is for the answer that shows that a step of a recovery helped.
 	recoveryWait = time.Second
 	// resetWait is for a port reset.

@@ -102,15 +102,26 @@ func (d *Device) errRemoved(op string) error {
 	return &usbtransport.Error{Op: op, Device: d.info.PortPath, Kind: usbtransport.ErrRemoved}
 }
 
+// bound is the key by which a context tells the device whose removal ends it.
+type bound struct{}
+
+// bind returns a context that ends with ctx, and with life, which ends at the device's removal at the latest.
+func (d *Device) bind(ctx, life context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, bound{}, d))
+	stop := context.AfterFunc(life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 // pass runs one operation on the device.
 func (g gate) pass(ctx context.Context, op string, f func(context.Context) (int, error)) (int, error) {
 	if g.device.Removed() {
 		return 0, g.device.errRemoved(op)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(g.device.present, cancel)
-	defer stop()
+	if ctx.Value(bound{}) != g.device {
+		var cancel context.CancelFunc
+		ctx, cancel = g.device.bind(ctx, g.device.present)
+		defer cancel()
+	}
 	n, err := f(ctx)
 	if errors.Is(err, usbtransport.ErrRemoved) {
 		g.device.SetRemoved()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/goccid/goccid/ccid"
 	"github.com/goccid/goccid/usbtransport"
@@ -22,8 +23,8 @@ const (
 	maxCalls = 254
 )
 
-// dispatcher sends the commands of all slots, and gives each answer to whoever waits for it. As long as anybody waits, one
-// goroutine reads; leave waits for its end when the last one leaves.
+// dispatcher sends the commands of all slots, and gives each answer to whoever waits for it. One of those who wait reads, for all of
+// them; its term ends with its own wait, and then another one reads. So nobody reads when nobody waits.
 //
 // An answer that is lost is missed at the deadline of its command and no sooner: slots answer in any order, so another slot's
 // answer to a later command says nothing of it, and a slot has one command at a time.
@@ -32,8 +33,8 @@ type dispatcher struct {
 	log     func(format string, args ...any)
 	trace   func(resp ccid.Response, secret bool)
 
-	// sending belongs to whoever put a token in, for one message.
-	sending chan struct{}
+	// sending belongs to whoever put a token in, for one message. So does reading, between two messages.
+	sending, reading chan struct{}
 
 	mu sync.Mutex
 	// seq is the next bSeq. There is one counter for the reader, not one for each slot: there are readers that take no
@@ -44,8 +45,12 @@ type dispatcher struct {
 	sent     uint8
 	previous map[uint8]uint8
 	// calls are those that wait for an answer, by bSeq.
-	calls   map[uint8]*call
-	reading *reading
+	calls map[uint8]*call
+	// foreign counts the messages in a row that answered nothing, faults the reads in a row that failed.
+	foreign, faults int
+	// pauses counts those who wait until nobody reads. interrupt ends the term of whoever does.
+	pauses    int
+	interrupt context.CancelFunc
 }
 
 // call is a command from before it is sent until its answer is there, or nobody waits for that any more.
@@ -53,10 +58,8 @@ type call struct {
 	command ccid.Command
 	// secret keeps the answer's data out of the log.
 	secret bool
-	// answers has each time extension and, at last, the answer or why there is none.
+	// answers has at last the answer or why there is none, before that the last time extension that nobody has taken yet.
 	answers chan answer
-	// left is closed when nobody takes from answers any more.
-	left chan struct{}
 }
 
 type answer struct {
@@ -64,16 +67,12 @@ type answer struct {
 	err  error
 }
 
-// reading is the goroutine that reads.
-type reading struct {
-	stop    context.CancelFunc
-	stopped bool // dispatcher.mu guards it
-	done    chan struct{}
-}
-
 func newDispatcher(c carrier) *dispatcher {
 	// The first number is 0: it is as if 255 had been sent.
-	return &dispatcher{carrier: c, sending: make(chan struct{}, 1), sent: 0xFF, calls: map[uint8]*call{}, previous: map[uint8]uint8{}}
+	return &dispatcher{
+		carrier: c, sending: make(chan struct{}, 1), reading: make(chan struct{}, 1), interrupt: func() {},
+		sent: 0xFF, calls: map[uint8]*call{}, previous: map[uint8]uint8{},
+	}
 }
 
 // register gives a command its bSeq. The caller leaves the call when it is over. There are at most maxCalls at once.
@@ -82,8 +81,10 @@ func (d *dispatcher) register(q request) *call {
 	defer d.mu.Unlock()
 	c := q.command
 	c.Seq = d.numberFor(c.Slot)
-	// Room for a time extension and an answer that come before the command is known to be sent.
-	registered := &call{command: c, secret: q.secret, answers: make(chan answer, 4), left: make(chan struct{})}
+	if len(d.calls) == 0 {
+		d.foreign, d.faults = 0, 0
+	}
+	registered := &call{command: c, secret: q.secret, answers: make(chan answer, 1)}
 	d.calls[c.Seq] = registered
 	return registered
 }
@@ -101,40 +102,18 @@ func (d *dispatcher) numberFor(slot uint8) uint8 {
 	return n
 }
 
-// leave forgets a call. When nobody is left who waits, it returns only when nobody reads any more.
+// leave forgets a call.
 func (d *dispatcher) leave(c *call) {
-	close(c.left)
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.calls[c.command.Seq] == c {
 		delete(d.calls, c.command.Seq)
 	}
-	last := d.reading
-	if len(d.calls) > 0 {
-		last = nil
-	}
-	if last != nil {
-		last.stopped = true
-		last.stop()
-	}
-	d.mu.Unlock()
-	if last != nil {
-		<-last.done
-	}
 }
 
-// send hands a call's command to the reader and sees to it that somebody reads.
+// send hands a call's command to the reader.
 func (d *dispatcher) send(ctx context.Context, c *call) error {
-	if err := d.exclusively(ctx, func() error { return d.sendNext(ctx, c.command) }); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.calls[c.command.Seq] != c || d.reading != nil && !d.reading.stopped {
-		// Answered already, by somebody who reads for others; or about to be.
-		return nil
-	}
-	d.startReading()
-	return nil
+	return d.exclusively(ctx, func() error { return d.sendNext(ctx, c.command) })
 }
 
 // sendNext sends one message. Nobody else does.
@@ -145,14 +124,6 @@ func (d *dispatcher) sendNext(ctx context.Context, c ccid.Command) error {
 	return d.carrier.send(ctx, c)
 }
 
-// startReading makes a goroutine that reads when the one before, if any, no longer does. mu is held.
-func (d *dispatcher) startReading() {
-	ctx, stop := context.WithCancel(context.Background())
-	before := d.reading
-	d.reading = &reading{stop: stop, done: make(chan struct{})}
-	go d.read(ctx, d.reading, before)
-}
-
 // clearHalts clears both ways while nobody uses them. Whoever waits for an answer goes on waiting.
 func (d *dispatcher) clearHalts(ctx context.Context) error {
 	return errors.Join(d.withoutReading(ctx, d.carrier.clearIn), d.exclusively(ctx, func() error { return d.carrier.clearOut(ctx) }))
@@ -160,124 +131,169 @@ func (d *dispatcher) clearHalts(ctx context.Context) error {
 
 // withoutReading runs f while nobody reads, between two messages.
 func (d *dispatcher) withoutReading(ctx context.Context, f func(context.Context) error) error {
-	pause := &reading{stop: func() {}, done: make(chan struct{})}
-	defer close(pause.done)
-	d.mu.Lock()
-	before := d.reading
-	d.reading = pause
-	if before != nil {
-		before.stopped = true
-		before.stop()
+	d.pause()
+	err := take(ctx, d.reading)
+	d.resume()
+	if err != nil {
+		return err
 	}
-	d.mu.Unlock()
-	if before != nil {
-		<-before.done
-	}
-	err := f(ctx)
+	defer func() { <-d.reading }()
+	return f(ctx)
+}
+
+// pause ends the term of whoever reads, and of each who begins one until resume.
+func (d *dispatcher) pause() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.reading == pause {
-		d.reading = nil
-		if len(d.calls) > 0 {
-			d.startReading()
-		}
-	}
-	return err
+	d.pauses++
+	d.interrupt()
+}
+
+func (d *dispatcher) resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pauses--
+	d.foreign, d.faults = 0, 0
 }
 
 // exclusively runs f while nobody sends.
 func (d *dispatcher) exclusively(ctx context.Context, f func() error) error {
-	select {
-	case d.sending <- struct{}{}:
-	case <-ctx.Done():
-		return usbtransport.ContextKind(ctx)
+	if err := take(ctx, d.sending); err != nil {
+		return err
 	}
 	defer func() { <-d.sending }()
 	return f()
 }
 
-// read gives messages to those who wait for them until nobody does, or it is stopped. before is the goroutine that read
-// before, nil where there is none.
-func (d *dispatcher) read(ctx context.Context, r, before *reading) {
-	defer close(r.done)
-	defer r.stop()
-	if before != nil {
-		<-before.done
+// take waits until there is room for a token, and puts it in.
+func take(ctx context.Context, token chan<- struct{}) error {
+	select {
+	case token <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return usbtransport.ContextKind(ctx)
 	}
-	for foreign, faults := 0, 0; d.wanted(ctx, r); {
-		resp, err := d.carrier.receive(ctx)
-		switch {
-		case err != nil && !errors.Is(err, ccid.ErrMessage):
-			if ctx.Err() != nil {
-				continue
-			}
-			if faults++; faults > maxFaultsShared || !d.repair(err) {
-				d.fail(err)
-			}
-		case d.deliver(resp, err):
-			foreign, faults = 0, 0
-		default:
-			if foreign++; foreign > maxForeign {
-				d.fail(fmt.Errorf("%w: %d messages that answer nothing", ccid.ErrMessage, foreign))
-			}
+}
+
+// next waits for the next message to a call, for as long as wait.
+func (d *dispatcher) next(ctx context.Context, c *call, wait time.Duration) (ccid.Response, error) {
+	for end := time.Now().Add(wait); ; {
+		if a, ok := d.nextInTerm(ctx, c, end); ok {
+			return a.resp, a.err
 		}
 	}
 }
 
-// wanted reports whether to go on reading, and ends the goroutine's term where not.
-func (d *dispatcher) wanted(ctx context.Context, r *reading) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if ctx.Err() == nil && len(d.calls) > 0 {
-		return true
+// nextInTerm waits for the next message to a call until end, and reads meanwhile when nobody else does. It reports false if that was
+// interrupted.
+func (d *dispatcher) nextInTerm(ctx context.Context, c *call, end time.Time) (answer, bool) {
+	term, stop := context.WithDeadline(ctx, end)
+	defer stop()
+	select {
+	case a := <-c.answers:
+		return a, true
+	case <-term.Done():
+	case d.reading <- struct{}{}:
+		d.begin(stop)
+		for len(c.answers) == 0 && term.Err() == nil {
+			d.read(term)
+		}
+		<-d.reading
 	}
-	if d.reading == r {
-		d.reading = nil
+	select {
+	case a := <-c.answers:
+		return a, true
+	default:
+		interrupted := ctx.Err() == nil && !errors.Is(term.Err(), context.DeadlineExceeded)
+		return answer{err: usbtransport.ContextKind(term)}, !interrupted
 	}
-	return false
 }
 
-// deliver gives a message to whoever waits for it, and reports whether somebody does. err is what is wrong with it.
-func (d *dispatcher) deliver(resp ccid.Response, err error) bool {
+// begin notes how to end a term of reading, which ends at once where somebody wants nobody to read.
+func (d *dispatcher) begin(stop context.CancelFunc) {
 	d.mu.Lock()
-	c := d.calls[resp.Seq]
+	defer d.mu.Unlock()
+	d.interrupt = stop
+	if d.pauses > 0 {
+		stop()
+	}
+}
+
+// read takes one message. Nobody else does.
+func (d *dispatcher) read(term context.Context) {
+	resp, err := d.carrier.receive(term)
+	switch {
+	case err == nil, errors.Is(err, ccid.ErrMessage):
+		d.deliver(resp, err)
+	case term.Err() == nil:
+		d.repair(err)
+	}
+}
+
+// deliver gives a message to whoever waits for it. err is what is wrong with it.
+func (d *dispatcher) deliver(resp ccid.Response, err error) {
 	// The carrier's memory, which is used again for the next message, keeps nothing of this one.
 	defer clear(resp.Data)
-	if c == nil || resp.Check(c.command) != nil {
-		d.mu.Unlock()
+	c, foreign := d.callFor(resp, err)
+	if c == nil {
 		d.log("dropped a message that answers nothing: %v slot %d seq %d (%v)", resp.Type, resp.Slot, resp.Seq, err)
-		return false
+		if foreign > maxForeign {
+			d.fail(fmt.Errorf("%w: %d messages that answer nothing", ccid.ErrMessage, foreign))
+		}
+		return
 	}
-	if err != nil || resp.Status.Command() != ccid.CommandTimeExtension {
-		delete(d.calls, resp.Seq)
-	}
-	d.mu.Unlock()
 	if err == nil {
 		d.trace(resp, c.secret)
 		resp.Data = slices.Clone(resp.Data)
 	}
 	c.give(answer{resp, err})
-	return true
 }
 
+// callFor returns the call that a message is for, and forgets it if that is the end of it; or nil, and how many messages in a row
+// have been for none.
+func (d *dispatcher) callFor(resp ccid.Response, err error) (c *call, foreign int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c = d.calls[resp.Seq]
+	if c == nil || resp.Check(c.command) != nil {
+		d.foreign++
+		return nil, d.foreign
+	}
+	d.foreign, d.faults = 0, 0
+	if err != nil || resp.Status.Command() != ccid.CommandTimeExtension {
+		delete(d.calls, resp.Seq)
+	}
+	return c, 0
+}
+
+// give does not wait: what nobody has taken yet is a time extension, which counts from when it is taken, as does the next one.
+// Nobody else gives.
 func (c *call) give(a answer) {
-	select {
-	case c.answers <- a:
-	case <-c.left:
+	for {
+		select {
+		case c.answers <- a:
+			return
+		case <-c.answers:
+		}
 	}
 }
 
 // repair brings the way in back after a fault while several slots wait: one lost answer is not to be the end of the others'.
-// It reports whether to read on.
-func (d *dispatcher) repair(err error) bool {
+// Otherwise all calls end. Once begun it is not cut short, whoever's term ends: the next one would read meanwhile.
+func (d *dispatcher) repair(err error) {
 	d.mu.Lock()
-	waiting := len(d.calls)
+	d.faults++
+	waiting, faults := len(d.calls), d.faults
 	d.mu.Unlock()
-	if waiting < 2 || errors.Is(err, usbtransport.ErrRemoved) || errors.Is(err, usbtransport.ErrClosed) {
-		return false
+	final := errors.Is(err, usbtransport.ErrRemoved) || errors.Is(err, usbtransport.ErrClosed)
+	if waiting < 2 || faults > maxFaultsShared || final {
+		d.fail(err)
+		return
 	}
 	d.log("fault while %d slots wait: %v", waiting, err)
-	return withTimeout(context.Background(), controlWait, d.carrier.clearIn) == nil
+	if withTimeout(context.Background(), controlWait, d.carrier.clearIn) != nil {
+		d.fail(err)
+	}
 }
 
 // fail ends all calls.

@@ -19,10 +19,9 @@
 // the little that both sides and the watcher share, and is never held over I/O. The order is Slot.ops, Reader.bus,
 // Slot.mu.
 //
-// While anybody waits for an answer a Reader has one goroutine that reads; whoever leaves last waits for its end. A Reader
-// with an interrupt endpoint has one more, which reads that; a Monitor has one for the backend's watcher, one
-// that looks whether the machine has slept, and one for each device that it opens or, for a moment, checks. Close ends
-// them and waits for them.
+// Of those who wait for an answer one reads, so that a Reader needs no goroutine for that. A Reader with an interrupt
+// endpoint has one, which reads that; a Monitor has one for the backend's watcher, one that looks whether the machine has
+// slept, and one for each device that it opens or, for a moment, checks. Close ends them and waits for them.
 //
 // # Removal
 //

@@ -75,10 +75,8 @@ func (r *Reader) exchange(ctx context.Context, q request) (ccid.Response, error)
 	if none.Ceiling > 0 {
 		return ccid.Response{}, &none
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := r.device.bind(ctx, r.life)
 	defer cancel()
-	defer context.AfterFunc(r.life, cancel)()
-
 	if err := r.settleBefore(q.command); err != nil {
 		return ccid.Response{}, err
 	}
@@ -127,17 +125,16 @@ func (r *Reader) attempt(ctx context.Context, q request, c *call) (ccid.Response
 	if limits == (Limits{}) {
 		limits = r.deadlines.limits
 	}
-	timer := time.NewTimer(q.wait)
-	defer timer.Stop()
+	wait := q.wait
 	for extensions := 0; extensions <= maxExtensions; extensions++ {
-		resp, err := c.next(ctx, timer.C)
+		resp, err := r.dispatcher.next(ctx, c, wait)
 		if err != nil {
 			return ccid.Response{}, err
 		}
 		if resp.Status.Command() != ccid.CommandTimeExtension {
 			return resp, r.heed(ctx, c.command, resp.Status)
 		}
-		timer.Reset(limits.extended(q.wait, uint8(resp.Error)))
+		wait = limits.extended(q.wait, uint8(resp.Error))
 	}
 	return ccid.Response{}, fmt.Errorf("%w: %d time extensions to one command", ErrResponse, maxExtensions+1)
 }
@@ -165,18 +162,6 @@ func (r *Reader) heed(ctx context.Context, to ccid.Command, status ccid.Status) 
 	}
 	s.observe(status, to.Type)
 	return nil
-}
-
-// next waits for the next message to a call.
-func (c *call) next(ctx context.Context, deadline <-chan time.Time) (ccid.Response, error) {
-	select {
-	case a := <-c.answers:
-		return a.resp, a.err
-	case <-deadline:
-		return ccid.Response{}, usbtransport.ErrTimedOut
-	case <-ctx.Done():
-		return ccid.Response{}, usbtransport.ContextKind(ctx)
-	}
 }
 
 // settle brings the slot back after a command that got no answer, and returns the error to report: none, if it is that.

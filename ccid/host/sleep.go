@@ -14,17 +14,16 @@ const (
 
 // sleepWatch notices that the machine has slept. The zero value never does.
 type sleepWatch struct {
+	mu sync.Mutex
 	// suspended is Options.Suspended.
 	suspended func() time.Duration
-
-	mu   sync.Mutex
-	seen time.Duration // what suspended returned last
+	seen      time.Duration // what suspended returned last
 }
 
 func newSleepWatch(o Options) *sleepWatch {
 	w := &sleepWatch{suspended: o.Suspended}
 	if w.suspended == nil {
-		w.suspended = suspended
+		w.suspended = newSleepClock().suspended
 	}
 	w.seen = w.suspended()
 	return w

@@ -4,5 +4,9 @@ package host
 
 import "time"
 
-// suspended returns 0: nothing is known of this system's sleep.
-func suspended() time.Duration { return 0 }
+// sleepClock knows nothing of this system's sleep.
+type sleepClock struct{}
+
+func newSleepClock() *sleepClock { return &sleepClock{} }
+
+func (*sleepClock) suspended() time.Duration { return 0 }

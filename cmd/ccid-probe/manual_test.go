@@ -14,9 +14,9 @@ import (
 	"github.com/goccid/goccid/virtual"
 )
 
-// timesInOutput are what differs from run to run: times, and the numbers of packets, for those from the interrupt endpoint come
-// when they come.
-var timesInOutput = regexp.MustCompile(`\d+\.\d{3} ms|"us":\d+|#\d+ +`)
+// timesInOutput are what differs from run to run: times, and the numbers of packets and the length of a recording, for those from
+// the interrupt endpoint come when they come.
+var timesInOutput = regexp.MustCompile(`\d+\.\d{3} ms|"us":\d+|#\d+ +|\d+ bytes\. See it`)
 
 // omitted stands in the manual for lines that are left out.
 const omitted = "…\n"

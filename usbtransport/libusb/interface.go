@@ -18,6 +18,9 @@ const (
 	// removalGrace is how long a failed transfer waits before it asks whether the device is gone: one that is pulled out
 	// fails its transfers some milliseconds before the hub tells.
 	removalGrace = 30 * time.Millisecond
+	// deadlineGrace is how much later than its context a control request ends by itself: what ends with its context is to be told
+	// as that, and not as a transfer that failed. libusb cuts the time to whole milliseconds.
+	deadlineGrace = 10 * time.Millisecond
 )
 
 // claimed is one claimed interface: a usbtransport.Interface.
@@ -104,7 +107,7 @@ func (c *claimed) Control(ctx context.Context, setup usbtransport.Setup, data []
 		defer func() { <-c.control }()
 		c.device.ControlTimeout = requestTimeout
 		if deadline, ok := ctx.Deadline(); ok {
-			c.device.ControlTimeout = min(max(time.Until(deadline), time.Millisecond), requestTimeout)
+			c.device.ControlTimeout = min(max(time.Until(deadline), 0)+deadlineGrace, requestTimeout)
 		}
 		n, err = c.device.Control(setup.RequestType, setup.Request, setup.Value, setup.Index, buffer)
 		if setup.RequestType&0x80 == 0 {
