@@ -59,6 +59,7 @@ type conn struct {
 	denied      bool
 	hasDeadline bool // for reading
 	alone       bool // see Server.asks
+	lastAsked   time.Time
 	linger      linger
 	body        [wire.AttributeSize]byte
 	in, out     []byte // reused
@@ -83,13 +84,13 @@ func newConn(ctx context.Context, s *Server, nc *net.UnixConn, client Client) *c
 		server:  s,
 		client:  client,
 		net:     nc,
-		reader:  bufio.NewReaderSize(nc, readBuffer),
 		log:     clientLog(s.log, client),
 		session: s.resources.session(client),
 		ctx:     ctx,
 		cancel:  cancel,
 		silent:  time.Now(),
 	}
+	c.reader = bufio.NewReaderSize(input{c}, readBuffer)
 	c.hangup = newHangup(nc, cancel)
 	return c
 }
@@ -263,9 +264,6 @@ func (c *conn) awaitRequest() error {
 	case c.hasDeadline:
 		c.clearReadDeadline()
 	}
-	if c.alone {
-		c.linger.until(func() bool { return c.hangup.readable() || c.server.active.Load() != c })
-	}
 	_, err := c.reader.Peek(1)
 	if c.hasDeadline {
 		c.clearReadDeadline()
@@ -294,6 +292,23 @@ func (c *conn) read(b []byte) ([]byte, error) {
 		return nil, errIncomplete
 	}
 	return b, err
+}
+
+// input is what a connection's client sends.
+type input struct{ *conn }
+
+// Read implements io.Reader. It looks for what comes for a moment itself, if the client is alone.
+func (i input) Read(b []byte) (n int, err error) {
+	if i.alone {
+		i.linger.until(func() (over bool) {
+			n, over = i.hangup.readNow(b)
+			return over || i.server.asked.Load() != i.conn
+		})
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return i.net.Read(b)
 }
 
 // fill takes b out of the reader's buffer, and wipes it there: it may be a PIN.

@@ -60,11 +60,14 @@ func (h *hangup) stop() (changed bool) {
 	return true
 }
 
-// readable tells whether there is something to read, or the connection has ended.
-func (h *hangup) readable() (is bool) {
+// readNow reads what is there to read, without waiting. It reports false if there may be something later.
+func (h *hangup) readNow(b []byte) (n int, over bool) {
 	if h.raw == nil {
-		return true
+		return 0, true
 	}
-	err := h.raw.Control(func(fd uintptr) { is = readable(fd) })
-	return is || err != nil
+	err := h.raw.Read(func(fd uintptr) bool {
+		n, over = readNow(fd, b)
+		return true
+	})
+	return n, over || err != nil
 }

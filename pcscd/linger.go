@@ -26,12 +26,14 @@ func (l *linger) until(ready func() bool) {
 		l.pause--
 		return
 	}
-	for end := time.Now().Add(lingerTime); time.Now().Before(end); runtime.Gosched() { // others have work
-		if ready() {
-			l.last = 0
+	end := time.Now().Add(lingerTime)
+	for !ready() {
+		if time.Now().After(end) {
+			l.last = min(2*l.last+1, maxLingerPause)
+			l.pause = l.last
 			return
 		}
+		runtime.Gosched() // others have work
 	}
-	l.last = min(2*l.last+1, maxLingerPause)
-	l.pause = l.last
+	l.last = 0
 }

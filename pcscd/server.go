@@ -91,8 +91,9 @@ type Server struct {
 	// so a connection that is not looked at because it is busy sees it when it is done.
 	generation atomic.Uint64
 
-	// active is the connection that asked last, nil when that one has ended.
-	active atomic.Pointer[conn]
+	// asked is the connection that asked last. turn is when two had last asked in turn.
+	asked atomic.Pointer[conn]
+	turn  atomic.Pointer[time.Time]
 
 	// mu is taken before a conn's.
 	mu sync.Mutex
@@ -390,15 +391,24 @@ func (s *Server) forget(c *conn) {
 	}
 }
 
-// asks notes that a connection has a request. It tells whether it is alone: whether none that is still there had one since its last.
+// aloneTime is for how long connections must not have asked in turn where one counts as being alone.
+const aloneTime = 100 * time.Millisecond
+
+// asks notes that a connection has a request. It tells whether it is alone: no other one asks in turn with it, or with a third one.
+// One after the other, each with all that it wants, as programs use contexts, is not in turn.
 func (s *Server) asks(c *conn) (alone bool) {
-	before := s.active.Swap(c)
-	return before == c || before == nil
+	now := time.Now()
+	if s.asked.Swap(c) != c && now.Sub(c.lastAsked) < aloneTime {
+		s.turn.Store(&now)
+	}
+	c.lastAsked = now
+	turn := s.turn.Load()
+	return turn == nil || now.Sub(*turn) >= aloneTime
 }
 
 // finished is a connection's last call.
 func (s *Server) finished(c *conn) {
-	s.active.CompareAndSwap(c, nil)
+	s.asked.CompareAndSwap(c, nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(c)

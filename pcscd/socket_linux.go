@@ -20,11 +20,11 @@ func hungUp(fd uintptr) bool {
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
-// readable tells whether there is something to read from a socket, or that it has ended.
-func readable(fd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err != nil || n > 0
+// readNow reads what is there to read from a socket, without waiting. It reports false if there may be something later; at the end
+// of what is to come, n is 0.
+func readNow(fd uintptr, b []byte) (n int, over bool) {
+	n, err := unix.Read(int(fd), b)
+	return max(n, 0), err != unix.EAGAIN
 }
 
 // writeNow writes a message without waiting for room in the socket.
