@@ -1,9 +1,6 @@
 package pcscd
 
-import (
-	"runtime"
-	"time"
-)
+import "time"
 
 const (
 	// lingerTime is how long a connection looks for the next request itself before it sleeps until there is one.
@@ -14,7 +11,8 @@ const (
 
 // linger decides after which requests a connection looks for the next one itself, for a moment. A program mostly asks again as
 // soon as it is answered, and to go to sleep and be woken takes several times as long as a request does. But while we look, the
-// client may be waiting for our processor. So after looking in vain we leave it for a while, longer each time.
+// client may be waiting for our processor. So we give way all the time, and after looking in vain we leave it for a while, longer
+// each time.
 type linger struct {
 	pause int // requests to leave it yet
 	last  int // the pause before
@@ -33,7 +31,7 @@ func (l *linger) until(ready func() bool) {
 			l.pause = l.last
 			return
 		}
-		runtime.Gosched() // others have work
+		giveWay()
 	}
 	l.last = 0
 }

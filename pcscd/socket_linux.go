@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +26,12 @@ func hungUp(fd uintptr) bool {
 func readNow(fd uintptr, b []byte) (n int, over bool) {
 	n, err := unix.Read(int(fd), b)
 	return max(n, 0), err != unix.EAGAIN
+}
+
+// giveWay lets other goroutines have the processor, and other processes.
+func giveWay() {
+	runtime.Gosched()
+	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // never fails
 }
 
 // writeNow writes a message without waiting for room in the socket.

@@ -5,6 +5,7 @@ package pcscd
 import (
 	"errors"
 	"net"
+	"runtime"
 	"time"
 )
 
@@ -13,6 +14,9 @@ func hungUp(uintptr) bool { return false }
 
 // readNow reads nothing, which is left to the runtime's poller.
 func readNow(uintptr, []byte) (n int, over bool) { return 0, true }
+
+// giveWay lets other goroutines have the processor.
+func giveWay() { runtime.Gosched() }
 
 // writeNow writes a message, and waits for room in the socket for a moment at most.
 func writeNow(conn *net.UnixConn, message []byte) error {
