@@ -337,9 +337,11 @@ func (r *Reader) acquire(ctx context.Context, lock chan struct{}) error {
 
 // gone returns why the reader can't be used any more, nil while it can.
 func (r *Reader) gone() error {
-	// A removal ends life too, after it has been noted: looked at in the other order, one that comes between the two
-	// looks would pass for a closing.
+	// The removal is noted first, and ends life then. It may come between any two looks, and whoever met it, such as the
+	// operation before, has to have it told to the next one.
 	switch {
+	case r.device.Removed():
+		return r.device.errRemoved("reader")
 	case r.life.Err() == nil:
 		return nil
 	case r.device.Removed():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +89,31 @@ func TestUnplugInTheMiddleOfAnExchange(t *testing.T) {
 	require.Equal(t, transfers, r.bus.Transfers(), "transfers to a device that is gone")
 	line := r.requireOneRemovedLine(t)
 	require.Equal(t, "transmit", line.Data["slot0"], "what was under way")
+}
+
+// TestRemovalIsAllThatClientsAreTold has three clients at one card at a random moment of whose commands the reader is removed. None
+// may be told what the removal did to another one's command, such as that the card has no power.
+func TestRemovalIsAllThatClientsAreTold(t *testing.T) {
+	level := ccid.LevelTPDU
+	command := echo(t, 8, 8, false)
+	for range 500 {
+		r := newRig(t, virtual.Config{Level: &level, Cards: []card.Card{newCard(0)}}, host.Options{})
+		r.connect(t)
+		var clients sync.WaitGroup
+		for range 3 {
+			clients.Go(func() {
+				var err error
+				for err == nil {
+					_, err = r.slot.Transmit(t.Context(), command)
+				}
+				assert.ErrorIs(t, err, usbtransport.ErrRemoved)
+			})
+		}
+		time.Sleep(rand.N(300 * time.Microsecond))
+		go r.reader.SetRemoved()
+		require.NoError(t, r.bus.Close())
+		clients.Wait()
+	}
 }
 
 func TestSetRemovedIsFinalAndTouchesNothing(t *testing.T) {

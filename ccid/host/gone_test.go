@@ -33,3 +33,13 @@ func TestReaderThatWentMeanwhileIsWhatAnOperationTells(t *testing.T) {
 	require.ErrorIs(t, err, usbtransport.ErrRemoved)
 	require.NotErrorIs(t, err, ErrNotPowered)
 }
+
+// TestRemovalIsToldWhileItGoesOn has somebody ask between the two steps of a removal: it is noted, but the reader's life has not
+// yet ended.
+func TestRemovalIsToldWhileItGoesOn(t *testing.T) {
+	d := NewDevice(virtual.NewBus(), usbtransport.DeviceInfo{})
+	r := &Reader{device: d, life: context.Background()}
+	require.NoError(t, r.gone())
+	d.SetRemoved()
+	require.ErrorIs(t, r.gone(), usbtransport.ErrRemoved)
+}
