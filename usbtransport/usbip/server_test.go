@@ -327,6 +327,40 @@ func TestTransfersAreTakenBack(t *testing.T) {
 	})
 }
 
+// TestTransfersAreTakenBackBeforeTheyCome has unlinks overtake their transfers, as Linux's client lets them.
+func TestTransfersAreTakenBackBeforeTheyCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newRig(t, Server{}).attach(t)
+		first, written := p.read1(64, 0), p.out("x", 0)
+		assert.ElementsMatch(t, []answer{submitted(first, statusSuccess, "x"), sent(written, 1)}, []answer{p.next(), p.next()})
+		p.submit(command{kind: commandUnlink, sequence: 101, target: 100}, nil)
+		p.nothing()
+		early := command{kind: commandSubmit, sequence: 100, endpoint: virtual.LoopbackOut, length: 4}
+		p.submit(early, []byte("lost"))
+		assert.Equal(t, unlinkedAs(101, statusTakenBack), p.next())
+		p.submit(command{kind: commandUnlink, sequence: 103, target: 100}, nil)
+		assert.Equal(t, unlinkedAs(103, statusSuccess), p.next(), "it is over")
+
+		read := command{kind: commandSubmit, sequence: 104, in: true, endpoint: virtual.LoopbackIn & 0x0F, length: 64, flags: flagIn}
+		p.submit(read, nil)
+		p.submit(command{kind: commandSubmit, sequence: 105, endpoint: virtual.LoopbackOut, length: 4}, []byte("kept"))
+		assert.ElementsMatch(t, []answer{submitted(104, statusSuccess, "kept"), sent(105, 4)}, []answer{p.next(), p.next()})
+
+		p.submit(command{kind: commandUnlink, sequence: 107, target: 106}, nil)
+		p.submit(command{kind: commandUnlink, sequence: 108, target: 106}, nil)
+		p.ended()
+	})
+}
+
+func TestUnlinksOfWhatNeverComesAreBounded(t *testing.T) {
+	s := newSession(newTape(nil, 0), usbtransport.DeviceInfo{}, deviceRecord{}, nil, silent())
+	for n := range uint32(maxPending) {
+		require.NoError(t, s.takeBack(command{kind: commandUnlink, sequence: 1 << 20, target: 1 + n}))
+	}
+	var broken *ProtocolError
+	require.ErrorAs(t, s.takeBack(command{kind: commandUnlink, sequence: 1 << 20, target: 1 + maxPending}), &broken)
+}
+
 func TestReadsEndAsOnAWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newRig(t, Server{}).attach(t)
@@ -539,7 +573,7 @@ func TestClientsThatBreakRulesAreSentAway(t *testing.T) {
 func TestATransferIsTakenBackOnce(t *testing.T) {
 	s := newSession(newTape(nil, 0), usbtransport.DeviceInfo{}, deviceRecord{}, nil, silent())
 	j := &job{command: command{kind: commandSubmit, sequence: 1, in: true, endpoint: 2}, cancel: func() {}}
-	s.pending[1], s.queues[j.lane()] = j, []*job{j}
+	s.pending[1], s.queues[j.lane()], s.last = j, []*job{j}, 1
 	require.NoError(t, s.takeBack(command{kind: commandUnlink, sequence: 2, target: 1}))
 	var broken *ProtocolError
 	require.ErrorAs(t, s.takeBack(command{kind: commandUnlink, sequence: 3, target: 1}), &broken)

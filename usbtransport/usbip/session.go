@@ -28,6 +28,11 @@ type session struct {
 	log        logrus.FieldLogger
 	lanes      sync.WaitGroup // those at work
 
+	// These belong to the goroutine that receives: the last sequence number of a transfer, and the requests to take back one that
+	// has not come yet, by its number.
+	last  uint32
+	early map[uint32]command
+
 	// writing is held while replies are decided on and written, so that those which belong together keep their order. It comes
 	// before mu.
 	writing sync.Mutex
@@ -72,7 +77,7 @@ type result struct {
 func newSession(conn net.Conn, info usbtransport.DeviceInfo, record deviceRecord, interfaces []usbtransport.Interface, log logrus.FieldLogger) *session {
 	s := &session{
 		conn: conn, info: info, record: record, interfaces: interfaces, endpoints: map[uint8]endpoint{}, log: log,
-		cancel: func() {}, pending: map[uint32]*job{}, queues: map[uint8][]*job{}, working: map[uint8]bool{},
+		cancel: func() {}, early: map[uint32]command{}, pending: map[uint32]*job{}, queues: map[uint8][]*job{}, working: map[uint8]bool{},
 	}
 	descriptors, _ := usbtransport.ParseInterfaces(info.Descriptors) // checked when they were claimed
 	for _, d := range descriptors {
@@ -161,6 +166,12 @@ func (s *session) submit(ctx context.Context, f *frames, c command) error {
 	data, err := f.payload(c.payload())
 	if err != nil {
 		return err
+	}
+	s.last = c.sequence
+	if unlink, ok := s.early[c.sequence]; ok {
+		delete(s.early, c.sequence)
+		s.reply(unlink, statusTakenBack)
+		return nil
 	}
 	j := &job{command: c, data: data}
 	j.ctx, j.cancel = context.WithCancel(ctx)
@@ -257,8 +268,11 @@ func (s *session) finish(j *job, r result) {
 	}
 }
 
-// takeBack takes a transfer back. One that is at work ends later, and one that is not known has ended before.
+// takeBack takes a transfer back. One that is at work ends later, and one that is not known has ended before, or is still to come.
 func (s *session) takeBack(unlink command) error {
+	if s.isEarly(unlink) {
+		return s.remember(unlink)
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.mu.Lock()
@@ -281,6 +295,32 @@ func (s *session) takeBack(unlink command) error {
 	s.mu.Unlock()
 	s.write(answer.append(nil))
 	return nil
+}
+
+// isEarly reports whether the transfer that is to be taken back has not come yet. Linux's client sends what waits to be sent and
+// then what is to be taken back; a transfer that comes between the two is overtaken. It has a lower number than the unlink.
+func (s *session) isEarly(unlink command) bool {
+	return int32(unlink.target-s.last) > 0 && int32(unlink.sequence-unlink.target) > 0
+}
+
+// remember keeps an unlink until its transfer comes. A reply before would be lost: the client does not know yet that the transfer
+// is at ours.
+func (s *session) remember(unlink command) error {
+	switch _, again := s.early[unlink.target]; {
+	case again:
+		return violation("sequence number %d is taken back twice", unlink.target)
+	case len(s.early) >= maxPending:
+		return violation("more than %d transfers taken back that have not come", maxPending)
+	}
+	s.early[unlink.target] = unlink
+	return nil
+}
+
+// reply answers an unlink.
+func (s *session) reply(unlink command, how status) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.write(reply{kind: replyUnlink, sequence: unlink.sequence, status: how}.append(nil))
 }
 
 // write sends replies. It wants writing held. A client that does not take them is sent away.
