@@ -72,9 +72,8 @@ func TestUsersOtherThanRootAskNoMoreThanIsSet(t *testing.T) {
 func TestTheSandboxTakesWhatTheKernelLets(t *testing.T) {
 	h := newHome(t)
 	d := h.start(t, "-d")
-	log := d.stderr.String()
-	require.Contains(t, log, "sandbox: ")
-	if strings.Contains(log, "sandbox: Landlock ") {
+	d.stderr.waitFor(t, "sandbox: ") // it may be ready before we have read that
+	if strings.Contains(d.stderr.String(), "sandbox: Landlock ") {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 		require.NoError(t, err)
 		require.Contains(t, string(status), "NoNewPrivs:\t1\n")
