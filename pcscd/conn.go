@@ -294,23 +294,6 @@ func (c *conn) read(b []byte) ([]byte, error) {
 	return b, err
 }
 
-// input is what a connection's client sends.
-type input struct{ *conn }
-
-// Read implements io.Reader. It looks for what comes for a moment itself, if the client is alone.
-func (i input) Read(b []byte) (n int, err error) {
-	if i.alone {
-		i.linger.until(func() (over bool) {
-			n, over = i.hangup.readNow(b)
-			return over || i.server.asked.Load() != i.conn
-		})
-	}
-	if n > 0 {
-		return n, nil
-	}
-	return i.net.Read(b)
-}
-
 // fill takes b out of the reader's buffer, and wipes it there: it may be a PIN.
 func (c *conn) fill(b []byte) error {
 	for len(b) > 0 {

@@ -59,15 +59,3 @@ func (h *hangup) stop() (changed bool) {
 	_ = h.conn.SetReadDeadline(time.Time{})
 	return true
 }
-
-// readNow reads what is there to read, without waiting. It reports false if there may be something later.
-func (h *hangup) readNow(b []byte) (n int, over bool) {
-	if h.raw == nil {
-		return 0, true
-	}
-	err := h.raw.Read(func(fd uintptr) bool {
-		n, over = readNow(fd, b)
-		return true
-	})
-	return n, over || err != nil
-}

@@ -35,3 +35,32 @@ func (l *linger) until(ready func() bool) {
 	}
 	l.last = 0
 }
+
+// input is what a connection's client sends.
+type input struct{ *conn }
+
+// Read implements io.Reader. It looks for what comes for a moment itself, if the client is alone.
+func (i input) Read(b []byte) (n int, err error) {
+	if i.alone {
+		i.linger.until(func() (over bool) {
+			n, over = i.readNow(b)
+			return over || i.server.asked.Load() != i.conn
+		})
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return i.net.Read(b)
+}
+
+// readNow reads what is there to read, without waiting. It reports false if there may be something later.
+func (i input) readNow(b []byte) (n int, over bool) {
+	if i.hangup.raw == nil {
+		return 0, true
+	}
+	err := i.hangup.raw.Read(func(fd uintptr) bool {
+		n, over = readNow(fd, b)
+		return true
+	})
+	return n, over || err != nil
+}

@@ -72,14 +72,13 @@ func TestARequestIsReadWhileItIsLookedFor(t *testing.T) {
 	}
 	require.Zero(t, c.linger, "it was not looked for in vain")
 
-	go func() {
-		time.Sleep(lingerTime + 10*time.Millisecond)
-		_, _ = client.Write([]byte("late"))
-	}()
+	c.linger.until(func() bool { return false })
+	_, err := client.Write([]byte("later"))
+	require.NoError(t, err)
 	n, err := input{c}.Read(b)
 	require.NoError(t, err)
-	require.Equal(t, "late", string(b[:n]))
-	require.Equal(t, 1, c.linger.pause)
+	require.Equal(t, "later", string(b[:n]))
+	require.Equal(t, linger{last: 1}, c.linger, "it was left to the poller")
 
 	c.linger = linger{}
 	require.NoError(t, client.Close())

@@ -91,9 +91,9 @@ type Server struct {
 	// so a connection that is not looked at because it is busy sees it when it is done.
 	generation atomic.Uint64
 
-	// asked is the connection that asked last. turn is when two had last asked in turn.
-	asked atomic.Pointer[conn]
-	turn  atomic.Pointer[time.Time]
+	// asked is the connection that asked last. inTurn is when two last asked in turn.
+	asked  atomic.Pointer[conn]
+	inTurn atomic.Pointer[time.Time]
 
 	// mu is taken before a conn's.
 	mu sync.Mutex
@@ -391,19 +391,19 @@ func (s *Server) forget(c *conn) {
 	}
 }
 
-// aloneTime is for how long connections must not have asked in turn where one counts as being alone.
+// aloneTime is for how long no two connections have asked in turn where one counts as being alone.
 const aloneTime = 100 * time.Millisecond
 
-// asks notes that a connection has a request. It tells whether it is alone: no other one asks in turn with it, or with a third one.
-// One after the other, each with all that it wants, as programs use contexts, is not in turn.
+// asks notes that a connection has a request. It tells whether it is alone: whether no two have lately asked in turn. One after the
+// other, each with all that it wants, as programs use contexts, is not in turn.
 func (s *Server) asks(c *conn) (alone bool) {
 	now := time.Now()
 	if s.asked.Swap(c) != c && now.Sub(c.lastAsked) < aloneTime {
-		s.turn.Store(&now)
+		s.inTurn.Store(&now)
 	}
 	c.lastAsked = now
-	turn := s.turn.Load()
-	return turn == nil || now.Sub(*turn) >= aloneTime
+	last := s.inTurn.Load()
+	return last == nil || now.Sub(*last) >= aloneTime
 }
 
 // finished is a connection's last call.

@@ -24,11 +24,11 @@ func unread(info usbtransport.DeviceInfo, why error, classes ...uint8) usbtransp
 }
 
 // watchScripted has a Monitor watch a bus with a reader, which it is told of as the test says.
-func watchScripted(t *testing.T) (*host.Monitor, scripted, usbtransport.DeviceInfo) {
+func watchScripted(t *testing.T, c virtual.Config) (*host.Monitor, scripted, usbtransport.DeviceInfo) {
 	t.Helper()
 	bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
 	t.Cleanup(func() { require.NoError(t, bus.Bus.Close()) })
-	device, err := virtual.NewReader(virtual.Config{})
+	device, err := virtual.NewReader(c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, device.Close()) })
 	info, err := bus.Plug(device)
@@ -41,7 +41,7 @@ func watchScripted(t *testing.T) (*host.Monitor, scripted, usbtransport.DeviceIn
 
 func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, bus, info := watchScripted(t)
+		m, bus, info := watchScripted(t, virtual.Config{})
 
 		busy := unread(info, usbtransport.ErrBusy, 3, ccid.InterfaceClass)
 		bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: busy}
@@ -72,7 +72,7 @@ func TestAReaderThatCannotBeReadIsUnusableUntilItCanBe(t *testing.T) {
 // TestADeviceThatMayBeAReaderIsTakenWhenItCanBeRead has one of which nobody knows what it is before that.
 func TestADeviceThatMayBeAReaderIsTakenWhenItCanBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, bus, info := watchScripted(t)
+		m, bus, info := watchScripted(t, virtual.Config{})
 		bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: unread(info, usbtransport.ErrBusy, ccid.VendorInterfaceClass)}
 		bus.events <- usbtransport.Event{Kind: usbtransport.Changed, Device: info}
 		require.Equal(t, host.ReaderArrived, nextEvent(t, m).Kind, "it was not called an unusable reader before")

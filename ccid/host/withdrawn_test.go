@@ -37,16 +37,7 @@ func (s scripted) Close() error { return nil }
 // TestMonitorReopensAWithdrawnReader has the kernel take a device's interfaces away and give them back: its transfers
 // fail as if it were removed, but it never leaves the list.
 func TestMonitorReopensAWithdrawnReader(t *testing.T) {
-	bus := scripted{Bus: virtual.NewBus(), events: make(chan usbtransport.Event)}
-	t.Cleanup(func() { require.NoError(t, bus.Bus.Close()) })
-	device, err := virtual.NewReader(virtual.Config{Cards: []card.Card{card.NewT1()}})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, device.Close()) })
-	info, err := bus.Plug(device)
-	require.NoError(t, err)
-	m, err := host.NewMonitor(t.Context(), bus, host.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	m, bus, info := watchScripted(t, virtual.Config{Cards: []card.Card{card.NewT1()}})
 	bus.events <- usbtransport.Event{Kind: usbtransport.Arrived, Device: info}
 	first := nextEvent(t, m)
 	require.Equal(t, host.ReaderArrived, first.Kind)
@@ -64,7 +55,7 @@ func TestMonitorReopensAWithdrawnReader(t *testing.T) {
 	require.Equal(t, host.ReaderArrived, again.Kind, "%v", again.Err)
 	require.NotSame(t, first.Reader, again.Reader)
 	require.Equal(t, first.Reader.Name(), again.Reader.Name())
-	_, err = again.Reader.Slot(0).Connect(t.Context())
+	_, err := again.Reader.Slot(0).Connect(t.Context())
 	require.NoError(t, err)
 }
 

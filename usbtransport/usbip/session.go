@@ -170,7 +170,7 @@ func (s *session) submit(ctx context.Context, f *frames, c command) error {
 	s.last = c.sequence
 	if unlink, ok := s.early[c.sequence]; ok {
 		delete(s.early, c.sequence)
-		s.reply(unlink, statusTakenBack)
+		s.answer(unlink, statusTakenBack)
 		return nil
 	}
 	j := &job{command: c, data: data}
@@ -303,8 +303,8 @@ func (s *session) isEarly(unlink command) bool {
 	return int32(unlink.target-s.last) > 0 && int32(unlink.sequence-unlink.target) > 0
 }
 
-// remember keeps an unlink until its transfer comes. A reply before would be lost: the client does not know yet that the transfer
-// is at ours.
+// remember keeps an unlink until its transfer comes. A reply before would be lost: the client does not count the transfer as
+// sent yet.
 func (s *session) remember(unlink command) error {
 	switch _, again := s.early[unlink.target]; {
 	case again:
@@ -316,8 +316,8 @@ func (s *session) remember(unlink command) error {
 	return nil
 }
 
-// reply answers an unlink.
-func (s *session) reply(unlink command, how status) {
+// answer answers an unlink.
+func (s *session) answer(unlink command, how status) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.write(reply{kind: replyUnlink, sequence: unlink.sequence, status: how}.append(nil))
