@@ -39,7 +39,7 @@ func (d *trickler) Out(endpoint uint8, data []byte) {
 	d.work.Go(func() {
 		for ; len(b) > 0 && ctx.Err() == nil; b = b[1:] {
 			d.port.Send(0x82, b[:1:1])
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(190 * time.Millisecond) // in time for the next part, and no byte comes just as the message is given up
 		}
 	})
 }
