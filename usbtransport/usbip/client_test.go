@@ -773,6 +773,7 @@ func TestWatchOutlastsAServerThatIsAway(t *testing.T) {
 		require.True(t, news)
 		require.Equal(t, usbtransport.Arrived, back.Kind)
 		require.NotEqual(t, event.Device.Key, back.Device.Key, "another plug-in")
+		synctest.Wait() // the line follows the event
 		require.NoError(t, w.Close())
 
 		var lines []string
