@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -65,8 +66,37 @@ func (g guest) measures() bool {
 	return slices.ContainsFunc(g.suites, func(s suite) bool { return s.measures })
 }
 
-// run boots a guest with the script that runs its suites, and runs those beside it that belong outside.
+// run runs a guest's suites; once more from the start if the guest froze, since that is the emulator's doing.
 func (g guest) run(ctx context.Context, script, pattern string, out io.Writer) error {
+	err := g.runOnce(ctx, script, pattern, out)
+	if !errors.Is(err, errFrozen) || ctx.Err() != nil {
+		return err
+	}
+	note("%v; its suites start once more", err)
+	if err := g.clear(); err != nil {
+		return err
+	}
+	return g.runOnce(ctx, script, pattern, out)
+}
+
+// clear removes what a guest's suites have left in the share.
+func (g guest) clear() error {
+	for _, pattern := range []string{"*.out", "*.status", "*.ready", "figures-*"} {
+		files, err := filepath.Glob(filepath.Join(g.share, pattern))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if err := os.Remove(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// runOnce boots a guest with the script that runs its suites, and runs those beside it that belong outside.
+func (g guest) runOnce(ctx context.Context, script, pattern string, out io.Writer) error {
 	alive, ended := context.WithCancel(ctx)
 	defer ended()
 	var outside sync.WaitGroup

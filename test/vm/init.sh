@@ -34,6 +34,9 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /root/run/vm
 ip link set lo up
 hostname goccid-vm
 
+# Signs of life, for the host to tell a machine that froze from a test that takes long.
+(while sleep 5; do echo 'goccid-vm: alive'; done) &
+
 # An empty line first: the firmware and the script may have left the cursor behind some text.
 printf '\ngoccid-vm: booted\n'
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot /root /bin/bash /run/vm/script </dev/null

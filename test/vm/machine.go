@@ -23,15 +23,21 @@ import (
 // What bounds one step of the machine. The whole run is bounded by the flag -timeout.
 const (
 	bootDeadline    = 90 * time.Second // takes 5 s on an idle machine
+	lifeDeadline    = time.Minute      // init.sh gives a sign of life each 5 s
 	monitorDeadline = 10 * time.Second
 )
 
-// errNotBooted says that the guest didn't come up, which happens now and then under emulation.
-var errNotBooted = fmt.Errorf("the guest hasn't come up within %s", bootDeadline)
+// What becomes of a guest now and then, whatever it runs: the emulation is slow, and QEMU's device_del can wait forever for the
+// thread of its emulated card, which has missed the signal to end.
+var (
+	errNotBooted = fmt.Errorf("the guest hasn't come up within %s", bootDeadline)
+	errFrozen    = fmt.Errorf("the guest froze: it has given no sign of life for %s", lifeDeadline)
+)
 
 // The lines by which init.sh tells how far it is.
 const (
 	bootedLine = "goccid-vm: booted"
+	aliveLine  = "goccid-vm: alive"
 	exitLine   = "goccid-vm: exit "
 )
 
@@ -100,8 +106,12 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 	serve("hot plug", func() error { return l.serve(monitor, port, control) })
 	serve("T=1", func() error { return servePassthru(ctx, passthru, card.NewT1()) })
 
-	watchdog := time.AfterFunc(bootDeadline, func() { cancel(errNotBooted) })
-	status, followErr := follow(serial, console, func() { watchdog.Stop() })
+	boot := time.AfterFunc(bootDeadline, func() { cancel(errNotBooted) })
+	life := time.AfterFunc(bootDeadline+lifeDeadline, func() {
+		cancel(fmt.Errorf("%w (QEMU's main thread: %s)", errFrozen, waitsIn(qemu.Process.Pid)))
+	})
+	defer life.Stop()
+	status, followErr := follow(serial, console, func() { boot.Stop() }, func() { life.Reset(lifeDeadline) })
 	waitErr := qemu.Wait()
 
 	monitor.Close()
@@ -118,6 +128,15 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 		return 0, followErr
 	}
 	return status, nil
+}
+
+// waitsIn returns the kernel's function in which a process' first thread waits. QEMU's waits in a poll while all is well.
+func waitsIn(pid int) string {
+	function, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	if err != nil {
+		return "unknown"
+	}
+	return string(function)
 }
 
 // listen makes a socket to which QEMU connects: there is no moment at which it isn't there yet.
@@ -188,9 +207,10 @@ func properties(device []property) string {
 	return text
 }
 
-// follow reads the guest's console: it calls booted when the guest is up, copies what the script prints to out, and
-// returns the script's exit status. What the guest prints before is worth reading only if it doesn't come up.
-func follow(serial io.Reader, out io.Writer, booted func()) (status int, err error) {
+// follow reads the guest's console: it calls booted when the guest is up and alive at each sign of life, copies what the
+// script prints to out, and returns the script's exit status. What the guest prints before it is up is worth reading only
+// if it doesn't come up.
+func follow(serial io.Reader, out io.Writer, booted, alive func()) (status int, err error) {
 	lines := bufio.NewScanner(serial)
 	lines.Buffer(nil, 1<<20)
 
@@ -202,6 +222,11 @@ func follow(serial io.Reader, out io.Writer, booted func()) (status int, err err
 		case text == bootedLine:
 			up = true
 			booted()
+		case strings.HasSuffix(text, aliveLine):
+			alive()
+			if begun := strings.TrimSuffix(text, aliveLine); begun != "" {
+				fmt.Fprintln(out, begun) // the sign came in the middle of a line
+			}
 		case !up:
 			before = append(before, text)
 		case strings.HasPrefix(text, exitLine):

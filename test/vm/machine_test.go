@@ -15,24 +15,25 @@ import (
 func TestFollow(t *testing.T) {
 	t.Run("copies what the script prints, and returns its status", func(t *testing.T) {
 		var out strings.Builder
-		up := 0
-		console := "SeaBIOS\r\n\r\ngoccid-vm: booted\r\none\r\ntwo\r\n\r\ngoccid-vm: exit 3\r\nreboot: Power down"
-		status, err := follow(strings.NewReader(console), &out, func() { up++ })
+		up, alive := 0, 0
+		console := "SeaBIOS\r\n\r\ngoccid-vm: booted\r\none\r\ngoccid-vm: alive\r\ntwogoccid-vm: alive\r\n\r\ngoccid-vm: exit 3\r\nreboot: Power down"
+		status, err := follow(strings.NewReader(console), &out, func() { up++ }, func() { alive++ })
 		require.NoError(t, err)
 		assert.Equal(t, 3, status)
 		assert.Equal(t, 1, up)
+		assert.Equal(t, 2, alive)
 		assert.Equal(t, "one\ntwo\n\n", out.String())
 	})
 	t.Run("tells what the console says when the guest doesn't come up", func(t *testing.T) {
 		var out strings.Builder
-		_, err := follow(strings.NewReader("Kernel panic\r\n"), &out, func() { t.Error("it isn't up") })
+		_, err := follow(strings.NewReader("Kernel panic\r\n"), &out, func() { t.Error("it isn't up") }, func() { t.Error("it isn't alive") })
 		require.ErrorIs(t, err, errNotBooted)
 		assert.ErrorContains(t, err, "Kernel panic")
 		assert.Empty(t, out.String())
 	})
 	t.Run("an end without an exit status is an error", func(t *testing.T) {
 		var out strings.Builder
-		_, err := follow(strings.NewReader("goccid-vm: booted\r\nhalf a li"), &out, func() {})
+		_, err := follow(strings.NewReader("goccid-vm: booted\r\nhalf a li"), &out, func() {}, func() {})
 		require.Error(t, err)
 		assert.NotErrorIs(t, err, errNotBooted)
 	})

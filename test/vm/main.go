@@ -50,7 +50,7 @@ func start(args []string) int {
 	flags.StringVar(&opts.run, "run", "^TestVM", "run only the tests that match this `pattern`")
 	flags.BoolVar(&opts.race, "race", false, "build the tests with the race detector (they run several times slower)")
 	flags.BoolVar(&opts.keep, "keep", false, "keep the folder with what the guest wrote, and print its name")
-	flags.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "give up after this `time`")
+	flags.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "give up after this `time`")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
