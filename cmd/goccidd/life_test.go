@@ -307,7 +307,9 @@ func TestReadersAreLeftAloneForTheirNames(t *testing.T) {
 	d := h.start(t, "--config", config, "--virtual", "reader=scr3310,card=none", "--virtual", oneCard)
 	require.Less(t, time.Since(begin), settleTime)
 	require.Equal(t, []string{"Gemalto PC Twin Reader 00 00"}, names(t, h.client(t)))
-	require.Equal(t, 1, strings.Count(d.stderr.String(), "is not used: left alone for its name, SCM Microsystems Inc. SCR 3310"), d.stderr.String())
+	const leftAlone = "is not used: left alone for its name, SCM Microsystems Inc. SCR 3310"
+	d.stderr.waitFor(t, leftAlone)
+	require.Equal(t, 1, strings.Count(d.stderr.String(), leftAlone), d.stderr.String())
 	require.NotContains(t, d.stderr.String(), "level=warning")
 	_, status, _ := call(t, nil, "status", "--socket", h.socket())
 	require.Contains(t, status, "1 reader")
