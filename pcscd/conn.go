@@ -58,11 +58,11 @@ type conn struct {
 	authorized  bool
 	denied      bool
 	hasDeadline bool // for reading
-	alone       bool // see Server.asks
-	lastAsked   time.Time
 	linger      linger
 	body        [wire.AttributeSize]byte
 	in, out     []byte // reused
+
+	lastAsked time.Time // crowd's
 
 	// context is the number of the client's context, 0 without one. Server.mu guards it.
 	context uint32
@@ -131,7 +131,7 @@ func (c *conn) serve() error {
 
 // begin keeps messages back until the request is answered.
 func (c *conn) begin() {
-	c.alone = c.server.asks(c)
+	c.server.crowd.asks(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = true

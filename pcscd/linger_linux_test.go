@@ -3,20 +3,21 @@ package pcscd
 import (
 	"io"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/goccid/goccid/pcscd/pcsctest"
 )
 
-func TestLingerIsLeftAfterLookingInVain(t *testing.T) {
-	// What comes of the next requests: soon, or late. How many of them are looked for.
+func TestLingerIsLeftAfterStayingInVain(t *testing.T) {
+	// What comes of the next requests: soon, or late. How many of them are stayed for.
 	const soon, late = true, false
 	looks := func(l *linger, requests int, outcome bool) (looked int) {
 		for range requests {
 			asked := false
-			l.until(func() bool {
+			l.try(func() bool {
 				asked = true
 				return outcome
 			})
@@ -38,51 +39,70 @@ func TestLingerIsLeftAfterLookingInVain(t *testing.T) {
 	assert.Positive(t, looks(&l, 64, soon), "the pause is bounded")
 }
 
-func TestAConnectionIsAloneWhileNoOtherAsksInTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newServer(newFakeResources(), ServerOptions{})
-		a, b := &conn{server: s}, &conn{server: s}
-		for i, step := range []struct {
-			after time.Duration
-			who   *conn
-			alone bool
-		}{
-			{0, a, true}, {0, a, true}, {0, b, true}, {0, b, true}, // one after the other
-			{0, a, false}, {0, a, false}, {0, b, false}, {aloneTime - 1, b, false}, // in turn, which holds for a while
-			{1, b, true}, {aloneTime, a, true}, {aloneTime - 1, b, true}, {0, a, false},
-		} {
-			time.Sleep(step.after)
-			assert.Equal(t, step.alone, s.asks(step.who), "step %d", i)
-		}
-	})
+func TestARequestIsReadWhileItIsStayedFor(t *testing.T) {
+	for name, crowded := range map[string]bool{"alone": false, "in a crowd": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(newFakeResources(), ServerOptions{})
+			s.crowd.crowded.Store(crowded)
+			c, client := lonelyConn(t, s, 1000)
+			b := make([]byte, 8)
+			for _, message := range []string{"one", "another"} {
+				_, err := client.Write([]byte(message))
+				require.NoError(t, err)
+				n, err := input{c}.Read(b)
+				require.NoError(t, err)
+				require.Equal(t, message, string(b[:n]))
+			}
+			require.Zero(t, c.linger, "it was not stayed for in vain")
+
+			c.linger.try(func() bool { return false })
+			_, err := client.Write([]byte("later"))
+			require.NoError(t, err)
+			n, err := input{c}.Read(b)
+			require.NoError(t, err)
+			require.Equal(t, "later", string(b[:n]))
+			require.Equal(t, linger{last: 1}, c.linger, "it was left to the poller")
+
+			c.linger = linger{}
+			require.NoError(t, client.Close())
+			_, err = input{c}.Read(b)
+			require.ErrorIs(t, err, io.EOF)
+			require.Zero(t, c.linger)
+		})
+	}
 }
 
-func TestARequestIsReadWhileItIsLookedFor(t *testing.T) {
-	s := newServer(newFakeResources(), ServerOptions{})
-	c, client := lonelyConn(t, s, 1000)
-	c.alone = s.asks(c)
-	require.True(t, c.alone)
+func TestStayingEnds(t *testing.T) {
+	c, client := lonelyConn(t, newServer(newFakeResources(), ServerOptions{}), 1000)
 	b := make([]byte, 8)
-	for _, message := range []string{"one", "another"} {
-		_, err := client.Write([]byte(message))
-		require.NoError(t, err)
-		n, err := input{c}.Read(b)
-		require.NoError(t, err)
-		require.Equal(t, message, string(b[:n]))
+	for name, tt := range map[string]struct {
+		stay func([]byte) (int, bool)
+		time time.Duration
+	}{"spin": {input{c}.spin, spinTime}, "doze": {input{c}.doze, dozeTime}} {
+		t.Run(name, func(t *testing.T) {
+			begun := time.Now()
+			n, over := tt.stay(b)
+			assert.GreaterOrEqual(t, time.Since(begun), tt.time)
+			assert.False(t, over)
+			assert.Zero(t, n)
+		})
 	}
-	require.Zero(t, c.linger, "it was not looked for in vain")
-
-	c.linger.until(func() bool { return false })
-	_, err := client.Write([]byte("later"))
-	require.NoError(t, err)
-	n, err := input{c}.Read(b)
-	require.NoError(t, err)
-	require.Equal(t, "later", string(b[:n]))
-	require.Equal(t, linger{last: 1}, c.linger, "it was left to the poller")
-
-	c.linger = linger{}
-	require.NoError(t, client.Close())
-	_, err = input{c}.Read(b)
-	require.ErrorIs(t, err, io.EOF)
-	require.Zero(t, c.linger)
+	t.Run("doze, when something comes", func(t *testing.T) {
+		go func() {
+			time.Sleep(dozeTime / 10)
+			_, _ = client.Write([]byte("here"))
+		}()
+		require.Eventually(t, func() bool {
+			n, over := input{c}.doze(b)
+			return over && string(b[:n]) == "here"
+		}, pcsctest.Patience, time.Nanosecond)
+	})
+	t.Run("when the connection is closed here", func(t *testing.T) {
+		c.net.Close()
+		for _, stay := range []func([]byte) (int, bool){input{c}.spin, input{c}.doze} {
+			n, over := stay(b)
+			assert.True(t, over)
+			assert.Zero(t, n)
+		}
+	})
 }

@@ -38,6 +38,9 @@ type ServerOptions struct {
 	// that nobody will serve; those that came before it are looked after. Where one of them puts an automatic exit off, what Hide
 	// returned is called: the socket is to be found again. It is nil for a socket that another process serves next.
 	Hide func() (show func())
+	// Crowd is called when several clients begin to be at work at once, and when they have not been any more for a while; see
+	// LimitProcessors. It is nil for nothing.
+	Crowd func(crowded bool)
 	// Logger is nil for none.
 	Logger logrus.FieldLogger
 }
@@ -91,9 +94,7 @@ type Server struct {
 	// so a connection that is not looked at because it is busy sees it when it is done.
 	generation atomic.Uint64
 
-	// asked is the connection that asked last. inTurn is when two last asked in turn.
-	asked  atomic.Pointer[conn]
-	inTurn atomic.Pointer[time.Time]
+	crowd *crowd
 
 	// mu is taken before a conn's.
 	mu sync.Mutex
@@ -130,6 +131,7 @@ func newServer(r resources, o ServerOptions) *Server {
 		limits:     o.Limits.withDefaults(),
 		autoExit:   o.AutoExit,
 		hide:       o.Hide,
+		crowd:      &crowd{changed: o.Crowd},
 		log:        o.Logger,
 		refusals:   newRefusals(o.Logger, time.Now),
 		conns:      map[*conn]struct{}{},
@@ -391,24 +393,9 @@ func (s *Server) forget(c *conn) {
 	}
 }
 
-// aloneTime is for how long no two connections have asked in turn where one counts as being alone.
-const aloneTime = 100 * time.Millisecond
-
-// asks notes that a connection has a request. It tells whether it is alone: whether no two have lately asked in turn. One after the
-// other, each with all that it wants, as programs use contexts, is not in turn.
-func (s *Server) asks(c *conn) (alone bool) {
-	now := time.Now()
-	if s.asked.Swap(c) != c && now.Sub(c.lastAsked) < aloneTime {
-		s.inTurn.Store(&now)
-	}
-	c.lastAsked = now
-	last := s.inTurn.Load()
-	return last == nil || now.Sub(*last) >= aloneTime
-}
-
 // finished is a connection's last call.
 func (s *Server) finished(c *conn) {
-	s.asked.CompareAndSwap(c, nil)
+	s.crowd.forget(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(c)

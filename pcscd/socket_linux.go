@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,12 @@ func hungUp(fd uintptr) bool {
 func readNow(fd uintptr, b []byte) (n int, over bool) {
 	n, err := unix.Read(int(fd), b)
 	return max(n, 0), err != unix.EAGAIN
+}
+
+// awaitInput waits until there is something to read from a socket, also its end. It takes this thread.
+func awaitInput(fd uintptr, limit time.Duration) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	_, _ = unix.Poll(fds, int(limit.Milliseconds())) // an error is no input
 }
 
 // giveWay lets other goroutines have the processor, and other processes.

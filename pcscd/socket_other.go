@@ -15,6 +15,9 @@ func hungUp(uintptr) bool { return false }
 // readNow reads nothing, which is left to the runtime's poller.
 func readNow(uintptr, []byte) (n int, over bool) { return 0, true }
 
+// awaitInput waits for nothing, since readNow does not read.
+func awaitInput(uintptr, time.Duration) {}
+
 // giveWay lets other goroutines have the processor.
 func giveWay() { runtime.Gosched() }
 

@@ -31,6 +31,8 @@ const (
 type environment struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	// crowd is pcscd.ServerOptions.Crowd.
+	crowd func(crowded bool)
 	// defaultConfig is the configuration file where --config names none.
 	defaultConfig string
 }

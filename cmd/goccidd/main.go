@@ -7,17 +7,17 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
+
+	"github.com/goccid/goccid/pcscd"
 )
 
 func main() {
 	// Writing to a client or a reader of our log that has gone must fail, not kill.
 	signal.Ignore(syscall.SIGPIPE)
-	// Requests take microseconds: to hand them from one processor to another costs more than it brings. docs/goccidd.md,
-	// "Cost", has the figures.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
+	env := osEnvironment()
+	if os.Getenv("GOMAXPROCS") == "" { // docs/goccidd.md, "Cost", has the figures
+		env.crowd = pcscd.LimitProcessors()
 	}
-	os.Exit(run(context.Background(), osEnvironment(), os.Args[1:]))
+	os.Exit(run(context.Background(), env, os.Args[1:]))
 }

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,13 +138,45 @@ B 01 00
 `, describe(r, now))
 }
 
-func TestMetricsAreServedWhereAskedFor(t *testing.T) {
-	h := newHome(t)
-	d := h.start(t, "--virtual", oneCard, "--metrics", "unix:"+h.path("metrics"))
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// metrics leads every address to the socket of metrics.
+func (h *home) metrics() *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", h.path("metrics"))
 	}}
+}
+
+// TestACrowdHasTwoProcessors, and a client that is alone has one.
+func TestACrowdHasTwoProcessors(t *testing.T) {
+	if runtime.GOMAXPROCS(0) < 2 || os.Getenv("GOMAXPROCS") != "" {
+		t.Skip("there is one processor, or GOMAXPROCS says how many")
+	}
+	h := newHome(t)
+	h.start(t, "--metrics", "unix:"+h.path("metrics"))
+	client := &http.Client{Transport: h.metrics(), Timeout: patience}
+	processors := func() float64 {
+		answer, err := client.Get("http://goccidd/metrics")
+		require.NoError(t, err)
+		defer answer.Body.Close()
+		return scrape(t, answer)["go_gomaxprocs"].value
+	}
+	require.EqualValues(t, 1, processors())
+	a, b := h.client(t), h.client(t)
+	eventually(t, "the crowd has two", func() bool {
+		names(t, a)
+		names(t, b)
+		return processors() == 2
+	})
+	eventually(t, "who is left has one", func() bool {
+		names(t, a)
+		return processors() == 1
+	})
+}
+
+func TestMetricsAreServedWhereAskedFor(t *testing.T) {
+	h := newHome(t)
+	d := h.start(t, "--virtual", oneCard, "--metrics", "unix:"+h.path("metrics"))
+	transport := h.metrics()
 	answer, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://goccidd/metrics")
 	require.NoError(t, err)
 	defer answer.Body.Close()

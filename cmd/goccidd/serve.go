@@ -212,7 +212,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		hide = nil // who comes late waits for the next daemon of systemd's
 	}
 	d.server = pcscd.NewServer(pcscd.ServerOptions{
-		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Hide: hide, Logger: d.log,
+		Manager: d.manager, Authorizer: d.access, AutoExit: s.AutoExit.Duration, Hide: hide, Crowd: d.program.crowd, Logger: d.log,
 		Limits: pcscd.Limits{
 			Connections: s.Limits.Connections.n, ConnectionsPerUser: s.Limits.ConnectionsPerUser.n, RequestsPerSecond: s.Limits.RequestsPerSecond.n,
 		},

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +41,6 @@ func (instantDriver) TransmitToICC(context.Context, ifdhandler.Lun, ifdhandler.P
 
 // serveInstant is goccidd's resource manager and server over an instantDriver, until SIGTERM. It returns the exit code.
 func serveInstant(socket string) int {
-	runtime.GOMAXPROCS(1) // as goccidd does
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	driver := pcscdtest.NewDriver()
@@ -54,7 +52,7 @@ func serveInstant(socket string) int {
 		err = manager.AddReader(pcscd.Reader{Name: "Instant 00 00", Lun: lun})
 	}
 	if err == nil {
-		err = pcscd.NewServer(pcscd.ServerOptions{Manager: manager}).Serve(ctx, listener)
+		err = pcscd.NewServer(pcscd.ServerOptions{Manager: manager, Crowd: pcscd.LimitProcessors()}).Serve(ctx, listener)
 	}
 	if err = errors.Join(err, manager.Close(context.Background())); err != nil {
 		fmt.Fprintln(os.Stderr, err)
