@@ -13,6 +13,9 @@ import (
 //go:embed init.sh
 var initScript string
 
+//go:embed qemu/wake.c
+var wakeSource string
+
 // guestModules are the kernel modules that the guest loads before anything else; others can be had with modprobe.
 var guestModules = []string{
 	"virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "xhci_pci", "ehci_pci", "uhci_hcd", "usbmon",
@@ -83,8 +86,23 @@ func (l *lab) fill(ctx context.Context) error {
 	if err := makeCard(ctx, l.cardDir()); err != nil {
 		return fmt.Errorf("make the card's certificates: %w", err)
 	}
+	if err := l.makeWake(ctx); err != nil {
+		return fmt.Errorf("compile what QEMU loads: %w", err)
+	}
 	var err error
 	l.port, err = freePort()
+	return err
+}
+
+// wake is the library of wake.c.
+func (l *lab) wake() string { return filepath.Join(l.dir, "wake.so") }
+
+func (l *lab) makeWake(ctx context.Context) error {
+	source := filepath.Join(l.dir, "wake.c")
+	if err := os.WriteFile(source, []byte(wakeSource), 0o644); err != nil {
+		return err
+	}
+	_, err := output(ctx, "", "gcc", "-O2", "-shared", "-fPIC", "-o", l.wake(), source)
 	return err
 }
 

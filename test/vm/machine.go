@@ -27,8 +27,7 @@ const (
 	monitorDeadline = 10 * time.Second
 )
 
-// What becomes of a guest now and then, whatever it runs: the emulation is slow, and QEMU's device_del can wait forever for the
-// thread of its emulated card, which has missed the signal to end.
+// What becomes of a guest now and then under emulation, whatever it runs.
 var (
 	errNotBooted = fmt.Errorf("the guest hasn't come up within %s", bootDeadline)
 	errFrozen    = fmt.Errorf("the guest froze: it has given no sign of life for %s", lifeDeadline)
@@ -85,6 +84,7 @@ func (l *lab) bootOnce(ctx context.Context, console io.Writer) (int, error) {
 	defer passthru.Close()
 
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", l.qemuArgs()...)
+	qemu.Env = append(os.Environ(), "LD_PRELOAD="+l.wake())
 	qemu.Stderr = os.Stderr
 	serial, err := qemu.StdoutPipe()
 	if err != nil {
