@@ -57,12 +57,11 @@ type conn struct {
 	announced   int   // entries of the 4:6 table, as last told; 0 before
 	authorized  bool
 	denied      bool
-	hasDeadline bool // for reading
+	hasDeadline bool      // for reading
+	lastAsked   time.Time // see crowd
 	linger      linger
 	body        [wire.AttributeSize]byte
 	in, out     []byte // reused
-
-	lastAsked time.Time // crowd's
 
 	// context is the number of the client's context, 0 without one. Server.mu guards it.
 	context uint32

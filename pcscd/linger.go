@@ -61,7 +61,7 @@ func (i input) spin(b []byte) (n int, over bool) {
 	}
 }
 
-// doze lets others have the processor once, and then has its thread sleep until something comes. The kernel wakes a thread on
+// doze looks once, lets others have the processor, and then has its thread sleep until something comes. The kernel wakes a thread on
 // its client's processor, and the two go on there: else they wake each other across processors, at twice the cost. Other
 // connections have another thread meanwhile, see LimitProcessors.
 func (i input) doze(b []byte) (n int, over bool) {

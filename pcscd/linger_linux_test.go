@@ -14,29 +14,29 @@ import (
 func TestLingerIsLeftAfterStayingInVain(t *testing.T) {
 	// What comes of the next requests: soon, or late. How many of them are stayed for.
 	const soon, late = true, false
-	looks := func(l *linger, requests int, outcome bool) (looked int) {
+	stays := func(l *linger, requests int, outcome bool) (stayed int) {
 		for range requests {
-			asked := false
+			called := false
 			l.try(func() bool {
-				asked = true
+				called = true
 				return outcome
 			})
-			if asked {
-				looked++
+			if called {
+				stayed++
 			}
 		}
-		return looked
+		return stayed
 	}
 	var l linger
-	assert.Equal(t, 100, looks(&l, 100, soon))
-	assert.Equal(t, 1, looks(&l, 1, late))
-	assert.Equal(t, 0, looks(&l, 1, soon), "left for one request")
-	assert.Equal(t, 1, looks(&l, 1, late))
-	assert.Equal(t, 0, looks(&l, 3, soon), "left for three")
-	assert.Equal(t, 100, looks(&l, 100, soon), "tried again, with success")
-	assert.Equal(t, 2, looks(&l, 3, late), "the pauses begin anew")
-	assert.LessOrEqual(t, looks(&l, 64*1000, late), 1005)
-	assert.Positive(t, looks(&l, 64, soon), "the pause is bounded")
+	assert.Equal(t, 100, stays(&l, 100, soon))
+	assert.Equal(t, 1, stays(&l, 1, late))
+	assert.Equal(t, 0, stays(&l, 1, soon), "left for one request")
+	assert.Equal(t, 1, stays(&l, 1, late))
+	assert.Equal(t, 0, stays(&l, 3, soon), "left for three")
+	assert.Equal(t, 100, stays(&l, 100, soon), "tried again, with success")
+	assert.Equal(t, 2, stays(&l, 3, late), "the pauses begin anew")
+	assert.LessOrEqual(t, stays(&l, 64*1000, late), 1005)
+	assert.Positive(t, stays(&l, 64, soon), "the pause is bounded")
 }
 
 func TestARequestIsReadWhileItIsStayedFor(t *testing.T) {

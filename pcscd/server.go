@@ -39,7 +39,7 @@ type ServerOptions struct {
 	// returned is called: the socket is to be found again. It is nil for a socket that another process serves next.
 	Hide func() (show func())
 	// Crowd is called when several clients begin to be at work at once, and when they have not been any more for a while; see
-	// LimitProcessors. It is nil for nothing.
+	// LimitProcessors. Calls come one at a time, and a client's request waits for their end. It is nil for nothing.
 	Crowd func(crowded bool)
 	// Logger is nil for none.
 	Logger logrus.FieldLogger
@@ -94,7 +94,7 @@ type Server struct {
 	// so a connection that is not looked at because it is busy sees it when it is done.
 	generation atomic.Uint64
 
-	crowd *crowd
+	crowd *crowd // of the clients that ask
 
 	// mu is taken before a conn's.
 	mu sync.Mutex

@@ -319,7 +319,7 @@ func cancelKeepsBytes(e *env) {
 	p.silent()
 }
 
-// How a read went that was to be cancelled.
+// cancelled is how a read went that was to be cancelled.
 type cancelled int
 
 const (
